@@ -1,0 +1,1 @@
+"""Simulators behind one protocol; none of them knows ROS."""
