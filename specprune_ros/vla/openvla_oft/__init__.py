@@ -1,0 +1,1 @@
+"""OpenVLA-OFT in its published checkpoint format, on transformers, without timm or torchvision."""
