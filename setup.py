@@ -1,0 +1,148 @@
+"""Build of specprune_ros for pip and for colcon alike.
+
+``build_ext`` runs ROS's own CMake macros on msg/*.msg (CMakeLists.txt) and packs what they
+install. It uses the sourced ROS where there is one, otherwise the ROS that lies in the running
+Python environment as wheels.
+"""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+PACKAGE = 'specprune_ros'
+VERSION = '0.1.0'
+HERE = Path(__file__).resolve().parent
+
+
+class MessageExtension(Extension):
+    """Stands for everything rosidl makes of msg/*.msg; makes the wheel a platform wheel."""
+
+    def __init__(self):
+        super().__init__(PACKAGE + '.msg', sources=[])
+
+
+class BuildMessages(build_ext):
+    """Runs rosidl's CMake macros and packs what they install."""
+
+    def run(self):
+        build = Path(self.build_temp).resolve() / 'msgs'
+        install = build / 'install'
+        shutil.rmtree(install, ignore_errors=True)
+        self._cmake(build, install)
+        target = HERE / PACKAGE if self.inplace else Path(self.build_lib) / PACKAGE
+        generated = install / 'python' / PACKAGE
+        (generated / '__init__.py').unlink()  # the hand-written one stays
+        shutil.rmtree(target / 'msg', ignore_errors=True)  # messages that are gone by now
+        shutil.copytree(generated, target, dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns('__pycache__', '*.c'))
+        self.distribution.data_files.extend(installed_files(install))
+
+    def get_outputs(self):
+        return []
+
+    def _cmake(self, build, install):
+        env = dict(os.environ)
+        prefixes = ros_prefixes()
+        env['AMENT_PREFIX_PATH'] = os.pathsep.join(prefixes)
+        env['CMAKE_PREFIX_PATH'] = os.pathsep.join(
+            prefixes + [p for p in [env.get('CMAKE_PREFIX_PATH')] if p])
+        source = build / 'source'
+        options = ['-DCMAKE_PROJECT_%s_INCLUDE=%s' % (PACKAGE, source / 'cmake/pip_wheels.cmake'),
+                   '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
+                   '-DPYTHON_INSTALL_DIR=python', '-DCMAKE_INSTALL_PREFIX=%s' % install,
+                   '-DPython3_EXECUTABLE=%s' % sys.executable]
+        if shutil.which('ninja'):
+            options += ['-G', 'Ninja']
+        # A cache made in another environment (pip's throw-away build environment, another ROS)
+        # points at tools that are gone by now.
+        made_with = '\n'.join([str(shutil.which('cmake')), env['AMENT_PREFIX_PATH'], *options])
+        stamp = build / 'made_with.txt'
+        if build.is_dir() and (not stamp.is_file() or stamp.read_text() != made_with):
+            shutil.rmtree(build)
+        build.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(made_with)
+        # CMake refuses to export include folders that lie in its source folder, and numpy's do
+        # when the virtual environment lies in the checkout: hence a copy.
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir()
+        for name in ('CMakeLists.txt', 'package.xml'):
+            shutil.copy2(HERE / name, source)
+        for name in ('cmake', 'msg'):
+            shutil.copytree(HERE / name, source / name)
+        subprocess.run(['cmake', '-S', str(source), '-B', str(build / 'cmake'), *options],
+                       check=True, env=env)
+        subprocess.run(['cmake', '--build', str(build / 'cmake'), '--parallel', '--target', 'install'],
+                       check=True, env=env)
+
+
+def ros_prefixes():
+    """Return the ROS prefixes to build against: the sourced ones, or the wheels' own."""
+    prefixes = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    if any((Path(p) / 'share/rosidl_default_generators').is_dir() for p in prefixes):
+        return prefixes
+    try:
+        import ament_index_python
+    except ImportError:
+        sys.exit('specprune_ros: no ROS to compile msg/*.msg with. Source a ROS 2 '
+                 '(. /opt/ros/<distro>/setup.sh), or install with build isolation (pip install .).')
+    # The wheels unpack a ROS prefix round site-packages: <prefix>/lib/pythonX.Y/site-packages/.
+    return [str(Path(ament_index_python.__file__).resolve().parents[4])]
+
+
+def installed_files(install):
+    """Return as data_files what rosidl installed beside the Python modules."""
+    wanted = ['lib/*.so*', 'include/**/*', 'share/%s/msg/*' % PACKAGE,
+              'share/%s/cmake/*' % PACKAGE, 'share/ament_index/resource_index/rosidl_interfaces/*']
+    files = {}
+    for pattern in wanted:
+        for path in install.glob(pattern):
+            if path.is_file():
+                folder = path.parent.relative_to(install).as_posix()
+                files.setdefault(folder, []).append(os.path.relpath(path, HERE))
+    return sorted(files.items())
+
+
+def share_files():
+    """Return as data_files the folders that are installed under share/specprune_ros."""
+    files = {}
+    for top in ('launch', 'config', 'models'):
+        for path in sorted((HERE / top).rglob('*')):
+            relative = path.relative_to(HERE)
+            if path.is_file() and not any(p.startswith(('.', '__')) for p in relative.parts):
+                folder = 'share/%s/%s' % (PACKAGE, relative.parent.as_posix())
+                files.setdefault(folder, []).append(relative.as_posix())
+    return sorted(files.items())
+
+
+setup(
+    name=PACKAGE,
+    version=VERSION,
+    description='A Vision-Language-Action policy for ROS 2 whose visual tokens are pruned',
+    license='Apache-2.0',
+    packages=find_packages(include=[PACKAGE, PACKAGE + '.*'],
+                           exclude=[PACKAGE + '.msg', PACKAGE + '.msg.*']),
+    ext_modules=[MessageExtension()],
+    cmdclass={'build_ext': BuildMessages},
+    data_files=[
+        ('share/ament_index/resource_index/packages', ['resource/' + PACKAGE]),
+        ('share/' + PACKAGE, ['package.xml']),
+        *share_files(),
+    ],
+    python_requires='>=3.10',
+    install_requires=[],
+    extras_require={'test': ['pytest']},
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            'specprune = specprune_ros.cli:main',
+            'vla_node = specprune_ros.ros.vla_node:main',
+            'sim_bridge_node = specprune_ros.ros.sim_bridge_node:main',
+        ],
+        # Pruners of other packages register here: name = module:Class.
+        'specprune_ros.pruners': [],
+    },
+)

@@ -1,0 +1,42 @@
+"""Where the files that come with the package are: launch/, config/, models/, package.xml."""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .errors import SpecpruneError
+
+PACKAGE = "specprune_ros"
+
+
+def share_dir() -> Path:
+    """Return the folder that holds ``config/``, ``launch/``, ``models/`` and ``package.xml``.
+
+    Code that runs from a checkout reads the checkout's files. Installed code reads
+    ``share/specprune_ros`` of the ROS prefixes in AMENT_PREFIX_PATH (colcon), or of the Python
+    environment (pip).
+
+    Raises:
+        SpecpruneError: the package was copied somewhere without its share folder.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "package.xml").is_file() and (checkout / "config").is_dir():
+        return checkout
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    folders = [Path(p) / "share" / PACKAGE for p in (*prefixes, *_own_prefixes())]
+    for folder in folders:
+        if (folder / "package.xml").is_file():
+            return folder
+    raise SpecpruneError(
+        f"the files of {PACKAGE} (config, launch, models) are in none of "
+        f"{', '.join(map(str, folders))}. Install the package with `pip install .` or "
+        "`colcon build`, and source the workspace's setup file."
+    )
+
+
+def _own_prefixes() -> list[str]:
+    """Return the prefixes this copy of the package may have been installed under."""
+    # <prefix>/lib/pythonX.Y/site-packages/specprune_ros/share.py; also right for `pip --user`.
+    own = Path(__file__).resolve().parents
+    return [str(own[4]), sys.prefix] if len(own) > 4 else [sys.prefix]
