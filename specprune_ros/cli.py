@@ -1,0 +1,78 @@
+"""The ``specprune`` command: a registry of sub-commands, each in a module of its own.
+
+A sub-command module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit status) and
+is imported only when it is called, so that ``specprune --help`` starts neither torch nor ROS.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from . import __version__
+from .errors import SpecpruneError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: its name, the module that implements it, and one line of help."""
+
+    name: str
+    module: str
+    help: str
+
+
+#: Every sub-command, in the order that ``specprune --help`` shows. Add a line to add one.
+COMMANDS: tuple[Command, ...] = (
+    Command("demo", "specprune_ros.demo",
+            "drive the simulated arm over ROS 2 with the pruned policy, and write a video"),
+)
+
+_DESCRIPTION = "Token-pruned OpenVLA-OFT policies on ROS 2."
+_EPILOG = ("'specprune COMMAND --help' shows the options of a command. "
+           "'python -m specprune_ros' starts the nodes and keeps them up until Ctrl-C.")
+
+
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only the sub-command named ``chosen`` is imported and has its options."""
+    parser = argparse.ArgumentParser(prog="specprune", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"specprune_ros {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name, help=command.help, description=_sentence(command.help),
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        if command.name == chosen:
+            module = import_module(command.module)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit status: 2 for wrong usage, 1 for an error that was named."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    parser = build_parser(chosen)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(args.run(args) or 0)
+    except SpecpruneError as error:
+        sys.stderr.write(f"specprune {args.command}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"specprune {args.command}: interrupted\n")
+        return 130
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
