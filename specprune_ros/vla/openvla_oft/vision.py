@@ -1,0 +1,141 @@
+"""The two vision towers and the projector.
+
+Features are the output of the last block but one, without the final norm; DINOv2's CLS and register
+tokens are dropped. The unused last block is neither loaded nor run.
+"""
+from __future__ import annotations
+
+from typing import Iterator
+
+import torch
+from torch import nn
+from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
+    Dinov2WithRegistersLayer,
+)
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+from specprune_ros.vla.openvla_oft.config import PATCH, VitConfig
+from specprune_ros.vla.openvla_oft.weights import Source
+
+_LAYER_NORM_EPS = 1e-6  # timm's vision transformers
+
+
+class VisionTower(nn.Module):
+    """Patch embedding, positions, prefix tokens and blocks of one tower.
+
+    Input [B, 3, H, W] normalised pixels; output [B, N, width] patch features.
+    """
+
+    def __init__(self, config: VitConfig, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Conv2d(3, config.width, kernel_size=PATCH, stride=PATCH)
+        self.pos_embed = nn.Parameter(torch.empty(1, config.patches, config.width))
+        self.has_prefix = config.registers >= 0
+        if self.has_prefix:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
+            self.reg_token = nn.Parameter(torch.empty(1, config.registers, config.width))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.pos_embed  # [B, N, D]
+        if self.has_prefix:
+            # The prefix tokens carry no positional term.
+            prefix = torch.cat([self.cls_token, self.reg_token], dim=1)
+            x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x, None)
+        return x[:, -self.config.patches :]
+
+
+class Projector(nn.Module):
+    """[..., dino + siglip] features -> [..., D] token embeddings: three layers, exact GELU."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, 4 * features)
+        self.fc2 = nn.Linear(4 * features, hidden)
+        self.fc3 = nn.Linear(hidden, hidden)
+        self.act = nn.GELU()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.fc3(self.act(self.fc2(self.act(self.fc1(features)))))
+
+
+def build_dino(config: VitConfig) -> VisionTower:
+    """DINOv2 with registers, on transformers' layers."""
+    layer_config = Dinov2WithRegistersConfig(
+        hidden_size=config.width,
+        num_hidden_layers=config.used_blocks,
+        num_attention_heads=config.heads,
+        mlp_ratio=_exact_ratio(config),
+        layer_norm_eps=_LAYER_NORM_EPS,
+        hidden_act="gelu",
+        num_register_tokens=config.registers,
+        attn_implementation="sdpa",
+    )
+    blocks = [Dinov2WithRegistersLayer(layer_config) for _ in range(config.used_blocks)]
+    return VisionTower(config, blocks)
+
+
+def build_siglip(config: VitConfig) -> VisionTower:
+    """SigLIP so400m, on transformers' layers (with timm's exact GELU)."""
+    layer_config = SiglipVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.used_blocks,
+        num_attention_heads=config.heads,
+        layer_norm_eps=_LAYER_NORM_EPS,
+        hidden_act="gelu",
+        attn_implementation="sdpa",
+    )
+    blocks = [SiglipEncoderLayer(layer_config) for _ in range(config.used_blocks)]
+    return VisionTower(config, blocks)
+
+
+def _exact_ratio(config: VitConfig) -> int:
+    return config.mlp_width // config.width
+
+
+def _thirds(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(tensor.chunk(3, dim=0))
+
+
+# Names of timm's block tensors -> names in transformers' layers.
+_DINO_NAMES = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attn.proj": "attention.o_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_SIGLIP_NAMES = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.out_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+def tower_sources(config: VitConfig, target: str) -> Iterator[Source]:
+    """Which tensors fill a tower held under the name ``target``."""
+    dino = config.registers >= 0
+    root = f"vision_backbone.{config.prefix}."
+    names, attention = (_DINO_NAMES, "attention") if dino else (_SIGLIP_NAMES, "self_attn")
+    for kind in ("weight", "bias"):
+        yield Source(f"{root}patch_embed.proj.{kind}", (f"{target}.patch_embed.{kind}",))
+    for name in ("pos_embed", "cls_token", "reg_token") if dino else ("pos_embed",):
+        yield Source(f"{root}{name}", (f"{target}.{name}",))
+    for i in range(config.used_blocks):
+        block, layer = f"{root}blocks.{i}.", f"{target}.blocks.{i}."
+        for kind in ("weight", "bias"):
+            for theirs, ours in names.items():
+                yield Source(f"{block}{theirs}.{kind}", (f"{layer}{ours}.{kind}",))
+            qkv = tuple(f"{layer}{attention}.{x}_proj.{kind}" for x in "qkv")
+            yield Source(f"{block}attn.qkv.{kind}", qkv, _thirds)
+        if dino:
+            for n in "12":
+                scale = (f"{layer}layer_scale{n}.lambda1",)
+                yield Source(f"{block}ls{n}.scale_factor", scale)
