@@ -12,6 +12,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 PACKAGE = 'specprune_ros'
 VERSION = '0.1.0'
@@ -23,6 +24,15 @@ class MessageExtension(Extension):
 
     def __init__(self):
         super().__init__(PACKAGE + '.msg', sources=[])
+
+
+class BuildModules(build_py):
+    """Copies the Python modules; those that are gone from the source go from build/ as well."""
+
+    def run(self):
+        if not getattr(self, 'editable_mode', False):
+            shutil.rmtree(Path(self.build_lib) / PACKAGE, ignore_errors=True)
+        super().run()
 
 
 class BuildMessages(build_ext):
@@ -81,16 +91,23 @@ class BuildMessages(build_ext):
 
 def ros_prefixes():
     """Return the ROS prefixes to build against: the sourced ones, or the wheels' own."""
-    prefixes = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    if any((Path(p) / 'share/rosidl_default_generators').is_dir() for p in prefixes):
-        return prefixes
     try:
-        import ament_index_python
+        import rosidl_generator_py
     except ImportError:
         sys.exit('specprune_ros: no ROS to compile msg/*.msg with. Source a ROS 2 '
                  '(. /opt/ros/<distro>/setup.sh), or install with build isolation (pip install .).')
+    generator = Path(rosidl_generator_py.__file__)
+    sourced = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    if any((Path(p) / 'share/rosidl_default_generators').is_dir() for p in sourced):
+        # The Python half of the generators must come from the same ROS as the CMake half.
+        if not any(Path(p) in generator.parents or Path(p).resolve() in generator.resolve().parents
+                   for p in sourced):
+            sys.exit('specprune_ros: a ROS is sourced (%s), but the message generators are those '
+                     'of %s. Use colcon, or pip install --no-build-isolation.'
+                     % (os.pathsep.join(sourced), generator.parent))
+        return sourced
     # The wheels unpack a ROS prefix round site-packages: <prefix>/lib/pythonX.Y/site-packages/.
-    return [str(Path(ament_index_python.__file__).resolve().parents[4])]
+    return [str(generator.resolve().parents[4])]
 
 
 def installed_files(install):
@@ -118,6 +135,36 @@ def share_files():
     return sorted(files.items())
 
 
+# ROS as wheels. Never in install_requires: where a ROS is sourced, that one is used.
+ROS_KILTED = [
+    'ros-rclpy[fastrtps]~=9.1.2',
+    'ros-ament-index-python~=1.11.0',
+    'ros-diagnostic-msgs~=5.5.1',
+    'ros-geometry-msgs~=5.5.1',
+    'ros-lifecycle-msgs~=2.3.0',
+    'ros-rcl-interfaces~=2.3.0',
+    'ros-rosgraph-msgs~=2.3.0',
+    'ros-rosidl-default-runtime~=1.7.1',
+    'ros-sensor-msgs~=5.5.1',
+    'ros-std-msgs~=5.5.1',
+    'ros-std-srvs~=5.5.1',
+    'ros-trajectory-msgs~=5.5.1',
+]
+ROS_JAZZY = [
+    'ros-rclpy[fastrtps]~=7.1.6',
+    'ros-ament-index-python~=1.8.1',
+    'ros-diagnostic-msgs~=5.3.6',
+    'ros-geometry-msgs~=5.3.6',
+    'ros-lifecycle-msgs~=2.0.2',
+    'ros-rcl-interfaces~=2.0.2',
+    'ros-rosgraph-msgs~=2.0.2',
+    'ros-rosidl-default-runtime~=1.6.0',
+    'ros-sensor-msgs~=5.3.6',
+    'ros-std-msgs~=5.3.6',
+    'ros-std-srvs~=5.3.6',
+    'ros-trajectory-msgs~=5.3.6',
+]
+
 setup(
     name=PACKAGE,
     version=VERSION,
@@ -126,15 +173,39 @@ setup(
     packages=find_packages(include=[PACKAGE, PACKAGE + '.*'],
                            exclude=[PACKAGE + '.msg', PACKAGE + '.msg.*']),
     ext_modules=[MessageExtension()],
-    cmdclass={'build_ext': BuildMessages},
+    cmdclass={'build_ext': BuildMessages, 'build_py': BuildModules},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/' + PACKAGE]),
         ('share/' + PACKAGE, ['package.xml']),
         *share_files(),
     ],
     python_requires='>=3.10',
-    install_requires=[],
-    extras_require={'test': ['pytest']},
+    install_requires=[
+        'torch~=2.6',
+        'transformers~=5.0',
+        'tokenizers~=0.22',
+        'safetensors~=0.5',
+        'numpy>=1.21,<3',
+        'opencv-python-headless>=4.8,<6',  # apt: python3-opencv, the same cv2
+        'simplejpeg~=1.8',
+        'pin~=4.0',
+        'mujoco>=3.3,<5',
+        'rosbags~=0.11',
+        'rich>=13,<16',
+        'matplotlib~=3.8',
+        'pyyaml>=5.4,<7',
+    ],
+    extras_require={
+        'ros': ROS_KILTED,
+        'ros-jazzy': ROS_JAZZY,
+        'test': [
+            'pytest>=8,<10',
+            'pytest-timeout~=2.3',
+            'pytest-xdist~=3.6',
+            'hypothesis~=6.100',
+            'ruff~=0.15',
+        ],
+    },
     zip_safe=False,
     entry_points={
         'console_scripts': [

@@ -1,0 +1,60 @@
+# make demo | make test: everything else follows from them. `make help` lists the targets.
+
+SHELL := /bin/bash
+export VENV ?= .venv
+export PYTHON ?= python3
+export TORCH ?= torch==2.13.0
+export WHEELS ?= kilted
+BIN := $(abspath $(VENV))/bin
+
+# One thread per process for software OpenGL and OpenMP: they fight over the cores otherwise.
+export LP_NUM_THREADS ?= 1
+TEST_ENV := OMP_NUM_THREADS=1
+# Test processes; each has a ROS domain of its own.
+JOBS ?= 0
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS))
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+# What the installed part of the package (messages, entry points, dependencies) is made of. Python
+# modules, config/, launch/ and models/ are read from the checkout.
+INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg \
+    $(wildcard msg/*.msg cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
+
+.PHONY: demo test test-all test-gpu lint venv render clean distclean help
+.DEFAULT_GOAL := help
+
+demo: venv render  ## simulated arm driven over ROS 2 by a pruned policy; VIEW=1 shows the scene
+	$(BIN)/specprune demo $(if $(VIEW),,--headless) $(DEMO_ARGS)
+
+test: venv render  ## every test but the slow ones; JOBS=2 uses two processes
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: venv render  ## the slow tests as well
+	$(PYTEST) -m "not gpu and not libero" $(PYTEST_ARGS)
+
+test-gpu: venv render  ## the tests that need a CUDA device
+	$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+lint: venv  ## ruff
+	$(BIN)/ruff check .
+
+venv: $(VENV)/.installed  ## make or refresh .venv (VENV=, PYTHON=, TORCH=, WHEELS=kilted|jazzy)
+
+$(VENV)/.installed: $(INSTALLED_FROM)
+	@scripts/system_check.sh build
+	@scripts/make_venv.sh
+	@touch $@
+
+render:
+	@scripts/system_check.sh render
+
+clean:  ## remove what builds and tests leave behind
+	rm -rf build install log *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## remove .venv as well
+	rm -rf $(VENV)
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
