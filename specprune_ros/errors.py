@@ -21,6 +21,10 @@ class JointStateError(ObservationError):
     """Joint states cannot be used: missing names, lengths that differ, NaN, time going backward."""
 
 
+class ActionError(SpecpruneError):
+    """Actions cannot be played: wrong shape, NaN, no control period."""
+
+
 class ConfigurationError(SpecpruneError):
     """Settings that contradict one another or lie outside their range."""
 
@@ -31,3 +35,7 @@ class MethodUnavailable(SpecpruneError):
 
 class SimulatorError(SpecpruneError):
     """The simulator cannot be built, rendered or stepped."""
+
+
+class InferenceError(SpecpruneError):
+    """The network gave no usable actions (NaN or infinite values)."""

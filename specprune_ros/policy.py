@@ -1,0 +1,411 @@
+"""The Python API: load a checkpoint, feed it observations, get action chunks. No ROS.
+
+    policy = load_policy(checkpoint_dir)
+    policy.new_episode()
+    chunk = policy.predict(Observation(images={"primary": image}, instruction="pick up the cup"))
+"""
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from specprune_ros.errors import ConfigurationError, InferenceError, ObservationError
+from specprune_ros.pruning import controller as control
+from specprune_ros.pruning.base import Pruner, QueryContext, SessionResult
+from specprune_ros.pruning.config import ControllerConfig, SpecPruneConfig, StaticConfig
+from specprune_ros.pruning.episode import Episode, EpisodeState
+from specprune_ros.pruning.frames import Frame, frame_interval
+from specprune_ros.pruning.registry import make_pruner
+from specprune_ros.pruning.specprune import SpecPrune
+from specprune_ros.runtime.accounting import DecoderShape
+from specprune_ros.runtime.timing import StageClock
+from specprune_ros.tokens import TokenLayout
+from specprune_ros.types import ActionChunk, Observation, PruneReport
+from specprune_ros.vla.openvla_oft.model import (
+    ForwardResult,
+    LoadedCheckpoint,
+    check_layout,
+    load_model,
+)
+from specprune_ros.vla.openvla_oft.preprocess import check_image, normalize_pixels, prepare_image
+from specprune_ros.vla.openvla_oft.statistics import select_statistics
+from specprune_ros.vla.openvla_oft.text import Prompt
+
+__all__ = ["ActionChunk", "Episode", "Observation", "Policy", "load_policy"]
+
+_log = logging.getLogger(__name__)
+_PRIMARY = "primary"
+
+
+def load_policy(
+    checkpoint_dir: str | Path,
+    device: str = "cpu",
+    dtype: str = "float32",
+    unnorm_key: str | None = None,
+    center_crop: bool = True,
+    jpeg_roundtrip: bool = True,
+    pruning: str | Pruner | SpecPruneConfig = "specprune",
+    chunk_length: int = 8,
+    control_period: float = 0.05,
+) -> Policy:
+    """Load an OpenVLA-OFT checkpoint directory.
+
+    unnorm_key: data set whose statistics scale actions and proprio; None where there is one only.
+    center_crop, jpeg_roundtrip: as in the evaluation the checkpoint was trained for.
+    pruning: ``off``, a preset, a method's name, or a pruner of your own.
+    chunk_length: actions per query (8 for LIBERO; no file of a checkpoint says it).
+    control_period: seconds per action.
+
+    Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
+    """
+    loaded = load_model(checkpoint_dir, device, dtype)
+    return Policy(
+        loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period
+    )
+
+
+class Policy:
+    """A loaded checkpoint with a pruning method. Not thread-safe: query it from one thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedCheckpoint,
+        unnorm_key: str | None,
+        center_crop: bool,
+        jpeg_roundtrip: bool,
+        pruning: str | Pruner | SpecPruneConfig,
+        chunk_length: int,
+        control_period: float,
+    ) -> None:
+        if chunk_length < 1:
+            raise ConfigurationError(f"chunk_length must be >= 1, not {chunk_length}")
+        if not control_period > 0:
+            raise ConfigurationError(f"control_period must be > 0 s, not {control_period}")
+        self.model = loaded.model
+        self.card: Mapping[str, Any] = loaded.files.card
+        self.statistics = select_statistics(
+            loaded.statistics, unnorm_key, loaded.model.action_dim
+        )
+        if self.statistics.action.size != loaded.model.action_dim:
+            raise ConfigurationError(
+                f"statistics '{self.statistics.key}' have {self.statistics.action.size} action "
+                f"dimensions, the action head has {loaded.model.action_dim}: choose another "
+                "unnorm_key"
+            )
+        self.chunk_length = chunk_length
+        self.control_period = control_period
+        self._prompts = loaded.prompts
+        self._center_crop = center_crop
+        self._jpeg_roundtrip = jpeg_roundtrip
+        self._warned_no_proprio = False
+        self._cold = True
+        llama = loaded.model.config.llama
+        head_dim = getattr(llama, "head_dim", None) or (
+            llama.hidden_size // llama.num_attention_heads
+        )
+        self.decoder_shape = DecoderShape(
+            llama.hidden_size,
+            llama.intermediate_size,
+            llama.num_attention_heads * head_dim,
+            llama.num_key_value_heads * head_dim,
+            llama.num_hidden_layers,
+        )
+        self.set_pruning(pruning)
+        self._episode = self.make_episode()
+
+    # Properties ----------------------------------------------------------------------------
+
+    @property
+    def action_dim(self) -> int:
+        return self.model.action_dim
+
+    @property
+    def uses_proprio(self) -> bool:
+        """Whether the checkpoint has a proprio projector."""
+        return self.model.proprio_projector is not None
+
+    @property
+    def proprio_dim(self) -> int | None:
+        projector = self.model.proprio_projector
+        return projector.fc1.in_features if projector is not None else None
+
+    @property
+    def trained(self) -> bool:
+        """False where the checkpoint's card says that its weights are random."""
+        return bool(self.card.get("trained", True))
+
+    @property
+    def patches_per_camera(self) -> int:
+        return self.model.config.patches_per_camera
+
+    # Settings ------------------------------------------------------------------------------
+
+    def set_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> None:
+        """Use another method from the next query on. Raises ConfigurationError."""
+        if isinstance(pruning, str):
+            pruning = make_pruner(pruning)
+        elif isinstance(pruning, SpecPruneConfig):
+            pruning = SpecPrune(pruning)
+        self.pruner: Pruner = pruning
+        config = getattr(pruning, "config", None)
+        # Methods without a controller of their own still report speeds, and stay coarse.
+        self._controller = getattr(config, "controller", None) or ControllerConfig(enabled=False)
+        self._static = getattr(config, "static", None) or StaticConfig()
+
+    # Episodes ------------------------------------------------------------------------------
+
+    def make_episode(self) -> Episode:
+        """A new, independent episode; give it to observe() and predict()."""
+        return Episode(self.control_period)
+
+    def new_episode(self) -> None:
+        """Start the policy's own episode afresh."""
+        self._episode.reset()
+
+    def observe(
+        self,
+        images: Mapping[str, np.ndarray] | None = None,
+        stamp: float | None = None,
+        ee_twist: np.ndarray | None = None,
+        episode: Episode | None = None,
+    ) -> None:
+        """Take camera frames and the end-effector velocity between queries.
+
+        images as in Observation; stamp in seconds (None: one control period after the last).
+        Frames are only stored here; what is compared later is prepared then.
+        """
+        episode = episode or self._episode
+        state = episode.state
+        stamp = self._stamp(state, stamp)
+        if images is not None:
+            frame = self._frame(images, stamp)
+            state = replace(state, ring=state.ring.pushed(frame))
+        if ee_twist is not None:
+            state = self._judge(state, ee_twist, stamp)
+        episode.state = state
+
+    # Queries -------------------------------------------------------------------------------
+
+    def predict(self, observation: Observation, episode: Episode | None = None) -> ActionChunk:
+        """One query. The episode's state changes only if it succeeds.
+
+        Raises ObservationError for what is wrong with the input, InferenceError for non-finite
+        actions.
+        """
+        episode = episode or self._episode
+        clock = StageClock(
+            torch.cuda.synchronize if self.model.device.type == "cuda" else None
+        )
+        with clock("preprocess"):
+            prompt = self._prompt(observation.instruction)
+            proprio = self._proprio(observation.proprio)
+            cameras = _ordered_cameras(observation.images)
+            layout = self._layout(cameras, prompt, proprio is not None)
+            stamp = self._stamp(episode.state, observation.stamp)
+            frame = self._frame(observation.images, stamp)
+            pixels = self._pixels(frame)
+        state = self._advance(episode.state, frame, observation.ee_twist)
+        with clock("selection"):
+            key = (self.pruner.name, cameras, prompt.text)
+            session = self.pruner.begin(self._context(state, frame, layout, key))
+        result = self.model(pixels, prompt, proprio, layout, session, clock)
+        with clock("update"):
+            finished = session.finish()
+        normalized = result.normalized_actions.astype(np.float32)
+        if not np.isfinite(normalized).all():
+            raise InferenceError(
+                "the network gave non-finite actions: check the weights, and try dtype float32"
+            )
+        actions = self.statistics.action.denormalize(normalized)
+        report = self._report(state, layout, result, finished, clock)
+        episode.state = replace(
+            state,
+            query_number=state.query_number + 1,
+            last_query=frame,
+            last_actions=actions,
+            history=finished.history,
+            history_key=key,
+        )
+        self._cold = False
+        return ActionChunk(actions, normalized, report, observation.stamp)
+
+    def warm_up(self, cameras: Sequence[str] = (_PRIMARY, "wrist")) -> None:
+        """Run a dense and a pruned query on black pictures, so that the first real one is quick."""
+        size = self.model.config.image_size
+        episode = self.make_episode()
+        black = {name: np.zeros((size, size, 3), np.uint8) for name in cameras}
+        proprio = None if not self.uses_proprio else self.statistics.proprio.low
+        for number in range(2):
+            self.predict(
+                Observation(black, "warm up", proprio, stamp=number * 1.0), episode=episode
+            )
+
+    # Parts of a query ----------------------------------------------------------------------
+
+    def _prompt(self, instruction: str) -> Prompt:
+        if not isinstance(instruction, str):
+            raise ObservationError(f"the instruction is {type(instruction).__name__}, not a string")
+        return self._prompts.encode(instruction)
+
+    def _proprio(self, proprio: np.ndarray | None) -> np.ndarray | None:
+        if proprio is not None:
+            if not self.uses_proprio:
+                raise ObservationError(
+                    "this checkpoint has no proprio projector: give proprio=None"
+                )
+            return self.statistics.normalize_proprio(proprio)
+        if self.uses_proprio and not self._warned_no_proprio:
+            self._warned_no_proprio = True
+            _log.warning(
+                "proprio=None, but the checkpoint has a proprio projector: the proprio token is "
+                "left out, which the policy was not trained for"
+            )
+        return None
+
+    def _layout(self, cameras: tuple[str, ...], prompt: Prompt, proprio: bool) -> TokenLayout:
+        layout = TokenLayout(
+            cameras=cameras,
+            patches_per_camera=self.patches_per_camera,
+            proprio=proprio,
+            prompt_tokens=len(prompt.ids) - 1,
+            action_tokens=self.chunk_length * self.action_dim,
+            instruction_span=prompt.instruction_span,
+        )
+        check_layout(self.model.config, layout)
+        return layout
+
+    def _stamp(self, state: EpisodeState, stamp: float | None) -> float:
+        if stamp is not None:
+            if not np.isfinite(stamp):
+                raise ObservationError(f"stamp is {stamp}, expected finite seconds")
+            return float(stamp)
+        newest = state.ring.newest
+        return 0.0 if newest is None else newest.stamp + self.control_period
+
+    def _frame(self, images: Mapping[str, np.ndarray], stamp: float) -> Frame:
+        for name in _ordered_cameras(images):
+            check_image(images[name], name)
+        return Frame(stamp, images, self._prepare)
+
+    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
+        size = self.model.config.image_size
+        return np.stack(
+            [
+                prepare_image(images[name], size, self._center_crop, self._jpeg_roundtrip)
+                for name in _ordered_cameras(images)
+            ]
+        )
+
+    def _pixels(self, frame: Frame) -> torch.Tensor:
+        """float32 [n_cam, 6, S, S]: the channels of both towers."""
+        towers = (self.model.config.dino, self.model.config.siglip)
+        stacked = [
+            np.concatenate([normalize_pixels(image, t.mean, t.std) for t in towers])
+            for image in frame.pixels
+        ]
+        return torch.from_numpy(np.stack(stacked))
+
+    def _advance(
+        self, state: EpisodeState, frame: Frame, ee_twist: np.ndarray | None
+    ) -> EpisodeState:
+        """The state with this query's frame and velocity in it."""
+        if state.last_query is not None and frame.stamp < state.last_query.stamp:
+            # Time was set back: what was seen "before" lies in the future.
+            state = replace(state, last_query=None, history=None)
+        state = replace(state, ring=state.ring.pushed(frame))
+        if ee_twist is None and state.last_actions is not None:
+            # Without a measurement, the command executed last stands for the motion.
+            ee_twist = control.twist_of_action(state.last_actions[-1], self.control_period)
+        return state if ee_twist is None else self._judge(state, ee_twist, frame.stamp)
+
+    def _judge(self, state: EpisodeState, twist: np.ndarray, stamp: float) -> EpisodeState:
+        speeds = control.speeds_of_twist(twist)
+        judged = control.update(state.controller, self._controller, speeds, stamp)
+        return replace(state, controller=judged)
+
+    def _context(
+        self, state: EpisodeState, frame: Frame, layout: TokenLayout, key: tuple
+    ) -> QueryContext:
+        static = self._static
+        speed = state.controller.speeds.translation
+        steps = frame_interval(
+            speed * self.control_period / control.TRANSLATION_UNIT,
+            static.interval_offset,
+            static.interval_slope,
+            static.interval_max,
+        )
+        # Frames of another set of cameras cannot be compared patch by patch.
+        same_cameras = state.history_key[1:2] in ((), (layout.cameras,))
+        step_frame = state.ring.steps_back(frame.stamp, steps) if same_cameras else None
+        query_frame = state.last_query if same_cameras else None
+        return QueryContext(
+            layout=layout,
+            depth=self.decoder_shape.layers,
+            device=self.model.device,
+            mode=state.controller.mode,
+            query_number=state.query_number,
+            frame=torch.from_numpy(frame.pixels),
+            step_frame=_tensor(step_frame, layout),
+            query_frame=_tensor(query_frame, layout),
+            history=state.history if key == state.history_key else None,
+        )
+
+    def _report(
+        self,
+        state: EpisodeState,
+        layout: TokenLayout,
+        result: ForwardResult,
+        finished: SessionResult,
+        clock: StageClock,
+    ) -> PruneReport:
+        rows = [len(positions) for positions in result.layer_positions]
+        speeds = state.controller.speeds
+        thresholds = dict(self._controller.thresholds())
+        thresholds |= {"tau_scene": self._static.tau_scene, "tau_wrist": self._static.tau_wrist}
+        return PruneReport(
+            method=self.pruner.name,
+            mode=state.controller.mode,
+            query_number=state.query_number,
+            kept_positions=tuple(p.cpu().numpy() for p in result.layer_positions),
+            cameras=finished.cameras,
+            dynamic_layers=finished.dynamic_layers,
+            stage_ms=dict(clock.stage_ms),
+            flops=self.decoder_shape.flops(rows, result.layer_keys),
+            dense_flops=self.decoder_shape.dense_flops(layout.length),
+            dense_refresh=finished.dense_refresh,
+            cold=self._cold,
+            thresholds=thresholds,
+            speeds={
+                "translation": speeds.translation,
+                "rotation": speeds.rotation,
+                "vertical": speeds.vertical,
+            },
+        )
+
+
+def _tensor(frame: Frame | None, layout: TokenLayout) -> torch.Tensor | None:
+    if frame is None or len(frame.pixels) != len(layout.cameras):
+        return None
+    return torch.from_numpy(frame.pixels)
+
+
+def _ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """``primary`` first, then the names that contain ``wrist``, in their order."""
+    if _PRIMARY not in images:
+        raise ObservationError(
+            f"the observation has no image '{_PRIMARY}' (it has: {', '.join(images) or 'none'})"
+        )
+    others = [name for name in images if name != _PRIMARY]
+    unknown = [name for name in others if "wrist" not in name]
+    if unknown:
+        raise ObservationError(
+            f"image '{unknown[0]}' is neither '{_PRIMARY}' nor a wrist camera: a further camera "
+            "must have 'wrist' in its name, as openvla-oft orders them"
+        )
+    return (_PRIMARY, *others)

@@ -1,0 +1,77 @@
+"""Arithmetic of the dynamic stage (paper section "dynamic pruning"), on visual tokens only."""
+from __future__ import annotations
+
+import torch
+
+from specprune_ros.pruning.config import DynamicConfig
+
+_EPS = 1e-8
+_SCALE_FREE_SLOPE = 8.0  # the last rank weighs sigma(-8) = 3e-4 of the first, whatever n is
+
+
+def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
+    """float64 [n]: sigma(-k * rank) normalised to sum 1; rank 0 = most attended.
+
+    Ties in attention rank by index. slope None: k = 8 / n, strictly decreasing for any n.
+    """
+    n = len(attention)
+    order = torch.sort(attention, descending=True, stable=True).indices
+    ranks = torch.empty(n, dtype=torch.float64, device=attention.device)
+    ranks[order] = torch.arange(n, dtype=torch.float64, device=attention.device)
+    k = _SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
+    weights = torch.sigmoid(-k * ranks)
+    return weights / weights.sum()
+
+
+def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
+    """1 / (mean normalised entropy) of rows [Q, n] of attention over the visual tokens."""
+    n = rows.shape[-1]
+    if n <= 1:
+        return torch.ones((), dtype=torch.float64, device=rows.device)
+    p = rows.double() / rows.double().sum(-1, keepdim=True).clamp_min(_EPS)
+    entropy = -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
+    normalised = entropy / torch.log(torch.tensor(float(n), dtype=torch.float64))
+    # A one-hot layer would have weight 1 / eps and wipe out every other layer for good.
+    return 1.0 / normalised.clamp_min(1e-3)
+
+
+def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
+    """Mean over standard deviation of the layer's attention weights (paper v1)."""
+    rows = rows.double()
+    return rows.mean() / (rows.std(unbiased=False) + _EPS)
+
+
+CONFIDENCE = {"entropy": entropy_confidence, "mean_std": mean_std_confidence}
+
+
+def updated_scores(
+    scores: torch.Tensor, rows: torch.Tensor, config: DynamicConfig
+) -> torch.Tensor:
+    """S <- (1 - beta) S + beta * rank weight * confidence; scores [n], rows [Q, n]."""
+    weights = rank_weights(rows.mean(0), config.rank_slope)
+    confidence = CONFIDENCE[config.confidence](rows)
+    return (1 - config.beta) * scores + config.beta * weights * confidence
+
+
+def kept_count(visual: int, total: int, config: DynamicConfig) -> int:
+    """Visual tokens that stay at one pruning layer, of ``visual`` among ``total`` rows."""
+    if config.ratio_of == "visual":
+        kept = int(config.keep * visual + 1e-9)
+    else:
+        kept = visual - (total - int(config.keep * total + 1e-9))
+    return min(visual, max(kept, config.floor))
+
+
+def lowest_dropped(
+    scores: torch.Tensor, protected: torch.Tensor, keep: int
+) -> torch.Tensor:
+    """Mask [n] of the ``keep`` tokens with the highest score.
+
+    Ties go to members of V_global (``protected`` [n] bool), then to the lower position, so that
+    the same tokens are chosen on every device.
+    """
+    by_membership = torch.sort(protected.to(torch.int8), descending=True, stable=True).indices
+    by_score = torch.sort(scores[by_membership], descending=True, stable=True).indices
+    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    mask[by_membership[by_score[:keep]]] = True
+    return mask
