@@ -61,10 +61,10 @@ class BuildMessages(build_ext):
         env['CMAKE_PREFIX_PATH'] = os.pathsep.join(
             prefixes + [p for p in [env.get('CMAKE_PREFIX_PATH')] if p])
         source = build / 'source'
-        options = ['-DCMAKE_PROJECT_%s_INCLUDE=%s' % (PACKAGE, source / 'cmake/pip_wheels.cmake'),
+        options = [f'-DCMAKE_PROJECT_{PACKAGE}_INCLUDE={source}/cmake/pip_wheels.cmake',
                    '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
-                   '-DPYTHON_INSTALL_DIR=python', '-DCMAKE_INSTALL_PREFIX=%s' % install,
-                   '-DPython3_EXECUTABLE=%s' % sys.executable]
+                   '-DPYTHON_INSTALL_DIR=python', f'-DCMAKE_INSTALL_PREFIX={install}',
+                   f'-DPython3_EXECUTABLE={sys.executable}']
         if shutil.which('ninja'):
             options += ['-G', 'Ninja']
         # A cache made in another environment (pip's throw-away build environment, another ROS)
@@ -85,8 +85,8 @@ class BuildMessages(build_ext):
             shutil.copytree(HERE / name, source / name)
         subprocess.run(['cmake', '-S', str(source), '-B', str(build / 'cmake'), *options],
                        check=True, env=env)
-        subprocess.run(['cmake', '--build', str(build / 'cmake'), '--parallel', '--target', 'install'],
-                       check=True, env=env)
+        subprocess.run(['cmake', '--build', str(build / 'cmake'), '--parallel',
+                        '--target', 'install'], check=True, env=env)
 
 
 def ros_prefixes():
@@ -102,9 +102,9 @@ def ros_prefixes():
         # The Python half of the generators must come from the same ROS as the CMake half.
         if not any(Path(p) in generator.parents or Path(p).resolve() in generator.resolve().parents
                    for p in sourced):
-            sys.exit('specprune_ros: a ROS is sourced (%s), but the message generators are those '
-                     'of %s. Use colcon, or pip install --no-build-isolation.'
-                     % (os.pathsep.join(sourced), generator.parent))
+            sys.exit(f'specprune_ros: a ROS is sourced ({os.pathsep.join(sourced)}), but the '
+                     f'message generators are those of {generator.parent}. Use colcon, or '
+                     'pip install --no-build-isolation.')
         return sourced
     # The wheels unpack a ROS prefix round site-packages: <prefix>/lib/pythonX.Y/site-packages/.
     return [str(generator.resolve().parents[4])]
@@ -112,8 +112,8 @@ def ros_prefixes():
 
 def installed_files(install):
     """Return as data_files what rosidl installed beside the Python modules."""
-    wanted = ['lib/*.so*', 'include/**/*', 'share/%s/msg/*' % PACKAGE,
-              'share/%s/cmake/*' % PACKAGE, 'share/ament_index/resource_index/rosidl_interfaces/*']
+    wanted = ['lib/*.so*', 'include/**/*', f'share/{PACKAGE}/msg/*', f'share/{PACKAGE}/cmake/*',
+              'share/ament_index/resource_index/rosidl_interfaces/*']
     files = {}
     for pattern in wanted:
         for path in install.glob(pattern):
@@ -130,7 +130,7 @@ def share_files():
         for path in sorted((HERE / top).rglob('*')):
             relative = path.relative_to(HERE)
             if path.is_file() and not any(p.startswith(('.', '__')) for p in relative.parts):
-                folder = 'share/%s/%s' % (PACKAGE, relative.parent.as_posix())
+                folder = f'share/{PACKAGE}/{relative.parent.as_posix()}'
                 files.setdefault(folder, []).append(relative.as_posix())
     return sorted(files.items())
 

@@ -14,8 +14,8 @@ def share_dir() -> Path:
     """Return the folder that holds ``config/``, ``launch/``, ``models/`` and ``package.xml``.
 
     Code that runs from a checkout reads the checkout's files. Installed code reads
-    ``share/specprune_ros`` of the ROS prefixes in AMENT_PREFIX_PATH (colcon), or of the Python
-    environment (pip).
+    ``share/specprune_ros`` of the prefix it was installed under, or of the ROS prefixes in
+    AMENT_PREFIX_PATH.
 
     Raises:
         SpecpruneError: the package was copied somewhere without its share folder.
@@ -24,7 +24,7 @@ def share_dir() -> Path:
     if (checkout / "package.xml").is_file() and (checkout / "config").is_dir():
         return checkout
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    folders = [Path(p) / "share" / PACKAGE for p in (*prefixes, *_own_prefixes())]
+    folders = [Path(p) / "share" / PACKAGE for p in (*_own_prefixes(), *prefixes, sys.prefix)]
     for folder in folders:
         if (folder / "package.xml").is_file():
             return folder
@@ -35,8 +35,8 @@ def share_dir() -> Path:
     )
 
 
-def _own_prefixes() -> list[str]:
+def _own_prefixes() -> list[Path]:
     """Return the prefixes this copy of the package may have been installed under."""
-    # <prefix>/lib/pythonX.Y/site-packages/specprune_ros/share.py; also right for `pip --user`.
-    own = Path(__file__).resolve().parents
-    return [str(own[4]), sys.prefix] if len(own) > 4 else [sys.prefix]
+    # <prefix>/lib/pythonX.Y/site-packages/specprune_ros/share.py, where Debian's and Ubuntu's
+    # Python puts local/ between prefix and lib.
+    return list(Path(__file__).resolve().parents[4:6])
