@@ -1,1 +1,31 @@
-"""Simulators behind one protocol; none of them knows ROS."""
+"""Simulators behind one protocol (``base.Simulator``); none of them knows ROS."""
+from __future__ import annotations
+
+from ..errors import ConfigurationError, SimulatorError
+from .base import SimObservation, Simulator
+from .tabletop.suites import SUITES
+
+__all__ = ["SimObservation", "Simulator", "make_simulator", "suite_names"]
+
+
+def suite_names() -> tuple[str, ...]:
+    """Names of the suites that :func:`make_simulator` knows."""
+    return tuple(SUITES)
+
+
+def make_simulator(suite: str, render_size: int = 256, view: bool = False) -> Simulator:
+    """Build the simulator of a suite.
+
+    ``render_size``: edge of the images in pixels. ``view``: open MuJoCo's window too. MuJoCo is
+    imported here, an OpenGL context is made at the first image. Raises ConfigurationError for an
+    unknown suite, SimulatorError if MuJoCo cannot be imported or there is no display to view on.
+    """
+    if suite not in SUITES:
+        raise ConfigurationError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
+    try:
+        from .tabletop.world import TabletopSimulator
+    except ImportError as error:
+        raise SimulatorError(
+            f"MuJoCo cannot be imported ({error}); install it: pip install 'mujoco>=3.8'"
+        ) from error
+    return TabletopSimulator(SUITES[suite], render_size, view)

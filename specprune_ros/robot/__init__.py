@@ -1,0 +1,1 @@
+"""Arm kinematics, rotations and LIBERO's conventions: neither rclpy nor torch is imported here."""
