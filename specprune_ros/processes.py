@@ -118,7 +118,7 @@ class ProcessGroup:
         """The error for a child that has ended."""
         child.join_output()
         code = child.popen.returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit {code}"
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         log = f"\nFull log: {child.log_file}" if child.log_file else ""
         return ProcessDied(f"{child.name} (pid {child.pid}) {how}. Its last output:\n"
                            f"{child.tail() or '(none)'}{log}")

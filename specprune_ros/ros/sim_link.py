@@ -1,0 +1,180 @@
+"""The bridge's side of the conversation with the policy node: chunks, resets, status, waiting.
+
+Everything runs in the caller's thread: callbacks are served while one of the waits is in progress,
+so that the simulator is never touched from two threads (GL contexts belong to one).
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from specprune_ros.msg import ActionChunk, VlaStatus
+
+from ..errors import ActionError
+from .conversions import stamp_to_ns
+from .sim_chunks import ChunkContract, PlayableChunk, playable_chunk
+from .sim_outputs import LATCHED
+
+RETRY_S = 0.5  # between two calls of a service that refused
+_MAX_SPIN_S = 1.0
+
+
+class PolicyLink:
+    """Receives chunks and starts episodes at the policy node.
+
+    rejected: chunks that could not be played, with the reason logged.
+    """
+
+    def __init__(self, node: Node, contract: ChunkContract, chunk_timeout: float) -> None:
+        self._node = node
+        self._log = node.get_logger()
+        self._contract = contract
+        self._timeout = chunk_timeout
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(node)
+        self._instruction = ""
+        self._earliest_ns = 0
+        self._exact = False
+        self._newest: PlayableChunk | None = None
+        self._status: VlaStatus | None = None
+        self._complaint = ""
+        self._rejection = ""
+        self.rejected = 0
+        self._chunks = node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, 10)
+        self._states = node.create_subscription(VlaStatus, "vla_status", self._on_status, LATCHED)
+        self._reset = node.create_client(Trigger, "vla_node/reset_episode")
+
+    def close(self) -> None:
+        self._executor.shutdown()
+
+    # ---- waiting -----------------------------------------------------------------------------
+
+    def spin_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Serve callbacks until ``condition()`` holds; False after ``timeout`` wall seconds.
+
+        Raises ExternalShutdownException when the context was shut down.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if not self._node.context.ok():
+                raise ExternalShutdownException
+            remaining = deadline - time.monotonic()
+            if remaining <= 0.0:
+                return False
+            self._executor.spin_once(timeout_sec=min(remaining, _MAX_SPIN_S))
+        return True
+
+    def serve(self, callbacks: int = 10) -> None:
+        """Serve up to this many callbacks that are ready, without waiting."""
+        for _ in range(callbacks):
+            if not self._node.context.ok():
+                raise ExternalShutdownException
+            self._executor.spin_once(timeout_sec=0.0)
+
+    # ---- episodes ----------------------------------------------------------------------------
+
+    def begin_episode(self, instruction: str, patience: float | None = None) -> bool:
+        """Have the policy node start an episode, and wait until it knows the instruction.
+
+        Waits without end (``patience`` None) or at most that many wall seconds; returns whether
+        the policy node agreed. Chunks for other instructions count no longer.
+        """
+        self.expect(instruction, 0, exact=True)
+        deadline = None if patience is None else time.monotonic() + patience
+        while not self._call_reset():
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            self.spin_until(lambda: False, RETRY_S)
+        # The instruction travels on a topic and the reset by a service, without order between
+        # them: an observation sent too early would be answered for the previous task.
+        if self._node.count_publishers("vla_status"):
+            self.spin_until(self._instruction_arrived, self._timeout)
+        self._content("the policy node has started the episode")
+        return True
+
+    def _call_reset(self) -> bool:
+        if not self._reset.service_is_ready():
+            ready = self.spin_until(self._reset.service_is_ready, min(self._timeout, 2.0))
+            if not ready:
+                self._complain(f"waiting for service {self._reset.srv_name}: is vla_node up and "
+                               "configured?")
+                return False
+        future = self._reset.call_async(Trigger.Request())
+        if not self.spin_until(future.done, self._timeout):
+            self._reset.remove_pending_request(future)
+            self._complain(f"no answer from {self._reset.srv_name} in {self._timeout:g} s"
+                           f"{self._policy_state()}; trying again")
+            return False
+        answer = future.result()
+        if not answer.success:
+            self._complain(f"{self._reset.srv_name} refused: {answer.message}"
+                           f"{self._policy_state()}; trying again")
+        return answer.success
+
+    def _instruction_arrived(self) -> bool:
+        return self._status is not None and self._status.instruction == self._instruction
+
+    # ---- chunks ------------------------------------------------------------------------------
+
+    def expect(self, instruction: str, stamp_ns: int, exact: bool) -> None:
+        """From now on take chunks for ``instruction`` computed at ``stamp_ns`` (or later, unless
+        ``exact``); forget the one held."""
+        self._instruction, self._earliest_ns, self._exact = instruction, stamp_ns, exact
+        self._newest = None
+
+    def await_chunk(self, republish: Callable[[], None]) -> PlayableChunk:
+        """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out."""
+        while not self.spin_until(lambda: self._newest is not None, self._timeout):
+            self._complain(f"no chunk for the observation at {self._earliest_ns / 1e9:.3f} s after "
+                           f"{self._timeout:g} s{self._policy_state()}; publishing it again")
+            republish()
+        self._content("chunks arrive again")
+        chunk, self._newest = self._newest, None
+        return chunk
+
+    def take_newest(self) -> PlayableChunk | None:
+        """The newest chunk that has arrived since the last call, None without one."""
+        chunk, self._newest = self._newest, None
+        return chunk
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        try:
+            chunk = playable_chunk(message, self._contract)
+        except ActionError as error:
+            self.rejected += 1
+            if str(error) != self._rejection:  # the same defect is reported once in a row
+                self._rejection = str(error)
+                self._log.warning(f"chunk rejected ({self.rejected} so far): {error}")
+            return
+        self._rejection = ""
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        fits = stamp_ns == self._earliest_ns if self._exact else stamp_ns >= self._earliest_ns
+        if message.instruction != self._instruction or not fits:
+            self._log.debug(f"chunk at {chunk.stamp:.3f} s for {message.instruction!r} is not the "
+                            "one expected; ignored")
+        elif self._newest is None or chunk.stamp_ns > self._newest.stamp_ns:
+            self._newest = chunk
+
+    def _on_status(self, message: VlaStatus) -> None:
+        self._status = message
+
+    # ---- logs: once when something begins, once when it ends ---------------------------------
+
+    def _complain(self, text: str) -> None:
+        if not self._complaint:
+            self._log.warning(text)
+        self._complaint = text
+
+    def _content(self, text: str) -> None:
+        if self._complaint:
+            self._log.info(text)
+        self._complaint = ""
+
+    def _policy_state(self) -> str:
+        if self._status is None or not self._status.fault_text:
+            return ""
+        return f" (vla_node: {self._status.fault_text})"

@@ -1,0 +1,61 @@
+"""What sim_bridge_node publishes of a simulated world."""
+from __future__ import annotations
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+
+from specprune_ros.msg import SimStatus
+
+from ..sim.base import SimObservation
+from .conversions import ns_to_stamp, rgb_to_compressed, rgb_to_image
+from .sim_parameters import BridgeParameters
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL,
+                     reliability=ReliabilityPolicy.RELIABLE)
+
+
+class WorldOutputs:
+    """Publishers of a simulated world; stamps are simulated time in nanoseconds."""
+
+    def __init__(self, node: Node, parameters: BridgeParameters) -> None:
+        self._compressed = parameters.image_transport == "compressed"
+        kind, suffix = (CompressedImage, "/compressed") if self._compressed else (Image, "")
+        self._cameras = {
+            name: (node.create_publisher(kind, f"camera/{name}/image_raw{suffix}", 5), frame)
+            for name, frame in zip(parameters.cameras, parameters.frame_ids, strict=True)}
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._joints = node.create_publisher(JointState, "joint_states", 10)
+        self._description = node.create_publisher(String, "robot_description", LATCHED)
+        self._instruction = node.create_publisher(String, "instruction", LATCHED)
+        self._status = node.create_publisher(SimStatus, "sim_status", 50)
+
+    def describe_robot(self, urdf: str) -> None:
+        self._description.publish(String(data=urdf))
+
+    def instruct(self, instruction: str) -> None:
+        self._instruction.publish(String(data=instruction))
+
+    def observation(self, observation: SimObservation, stamp_ns: int, images: bool = True) -> None:
+        """Publish the clock, the joint states and, if ``images``, the cameras, in this order.
+
+        Time comes first so that a receiver on simulated time never sees data of its future; the
+        joint states come before the images that make vla_node look for them.
+        """
+        stamp = ns_to_stamp(stamp_ns)
+        self._clock.publish(Clock(clock=stamp))
+        joints = JointState(name=list(observation.joint_names),
+                            position=observation.joint_positions.tolist(),
+                            velocity=observation.joint_velocities.tolist())
+        joints.header.stamp = stamp
+        self._joints.publish(joints)
+        if not images:
+            return
+        convert = rgb_to_compressed if self._compressed else rgb_to_image
+        for name, (publisher, frame_id) in self._cameras.items():
+            publisher.publish(convert(observation.images[name], stamp, frame_id))
+
+    def status(self, status: SimStatus) -> None:
+        self._status.publish(status)

@@ -1,0 +1,282 @@
+"""sim_bridge_node in a process of its own, over DDS, with a scripted policy on the other side."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+sys.path.append(str(Path(__file__).parent))  # the helper modules beside this file
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from sim_bridge_fakes import INSTRUCTIONS, URDF, PointWorld  # noqa: E402
+from sim_bridge_harness import (  # noqa: E402
+    PROCESS,
+    ScriptedPolicy,
+    every_eighth,
+    nanoseconds,
+    spin_until,
+)
+
+from specprune_ros.bringup import prepare_environment  # noqa: E402
+
+STEPS = PointWorld.max_steps
+
+
+@pytest.fixture
+def environment():
+    """Environment with a ROS domain of its own."""
+    environment = {**os.environ}
+    environment.pop("ROS_DOMAIN_ID", None)
+    lock = prepare_environment(environment)
+    yield environment
+    lock.close()
+
+
+class Bench:
+    """A scripted policy in this process, the bridge in another."""
+
+    def __init__(self, environment, log):
+        self._environment = environment
+        self._log = log
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=int(environment["ROS_DOMAIN_ID"]))
+        self._node = rclpy.create_node("vla_node", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self.policy = ScriptedPolicy(self._node)
+        self.bridge = None
+
+    def start(self, **parameters):
+        command = [sys.executable, str(PROCESS), "--ros-args"]
+        for name, value in {"render_size": 16, "episodes": 1, **parameters}.items():
+            command += ["-p", f"{name}:={value}"]
+        with self._log.open("w") as log:
+            self.bridge = subprocess.Popen(command, stderr=log, env=self._environment)
+
+    def spin_until(self, condition, timeout=60.0):
+        return spin_until(self._executor, condition, timeout)
+
+    def finish(self):
+        """Wait for the end of the bridge and for what it sent last; return its exit status."""
+        statuses = self.policy.statuses
+        assert self.spin_until(lambda: self.bridge.poll() is not None), self.log()
+        assert self.spin_until(lambda: statuses and statuses[-1].done), self.log()
+        return self.bridge.returncode
+
+    def log(self):
+        return self._log.read_text()
+
+    def close(self):
+        if self.bridge and self.bridge.poll() is None:
+            self.bridge.kill()
+            self.bridge.wait()
+        self._node.destroy_node()
+        self._executor.shutdown()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture
+def bench(environment, tmp_path):
+    bench = Bench(environment, tmp_path / "bridge.log")
+    yield bench
+    bench.close()
+
+
+def stamps(messages):
+    return [nanoseconds(message.header.stamp) for message in messages]
+
+
+def test_lockstep_publishes_an_observation_per_period_and_ends_after_the_episodes(bench):
+    bench.policy.on_image = every_eighth
+    bench.start(episodes=3)
+    assert bench.finish() == 0
+    policy = bench.policy
+    assert [(s.episode, s.step) for s in policy.statuses] == [
+        (episode, step) for episode in range(3) for step in range(STEPS + 1)]
+    # An image for every state that can still be acted on, joint states for the last one too.
+    assert len(policy.images) == len(policy.wrists) == 3 * STEPS
+    assert stamps(policy.joints) == stamps(policy.statuses)
+    assert stamps(policy.images) == stamps(s for s in policy.statuses if not s.done)
+    last = policy.statuses[-1]
+    assert (last.episodes_done, last.successes, last.chunks, last.held_steps) == (3, 0, 9, 0)
+    assert policy.descriptions[0].data == URDF
+
+
+def test_time_grows_by_one_period_through_every_episode(bench):
+    bench.policy.on_image = every_eighth
+    bench.start(episodes=2)
+    assert bench.finish() == 0
+    clock = [nanoseconds(message.clock) for message in bench.policy.clocks]
+    assert clock[0] > 0
+    assert np.diff(clock).tolist() == [50_000_000] * (2 * STEPS + 1)
+    assert clock == stamps(bench.policy.statuses)
+
+
+def test_episode_starts_with_instruction_then_reset_then_observation(bench):
+    bench.policy.on_image = every_eighth
+    bench.start(episodes=2, seed=5)
+    assert bench.finish() == 0
+    events = bench.policy.events
+    order = {name: [k for k, event in enumerate(events) if event[0] == name]
+             for name in ("instruction", "reset", "image")}
+    assert [events[k][1] for k in order["instruction"]] == [INSTRUCTIONS[1], INSTRUCTIONS[0]]
+    for episode in range(2):
+        first_image = order["image"][episode * STEPS]
+        assert order["instruction"][episode] < first_image
+        assert order["reset"][episode] < first_image
+        if episode:
+            assert order["image"][episode * STEPS - 1] < order["reset"][episode]
+    assert [s.init_state for s in bench.policy.statuses if s.done] == [5, 6]
+
+
+def test_no_observation_before_the_policy_accepts_the_reset(bench):
+    policy = bench.policy
+    policy.refuse = True
+    policy.on_image = every_eighth
+    bench.start()
+    assert bench.spin_until(lambda: policy.resets >= 3), bench.log()
+    assert not policy.images
+    policy.refuse = False
+    assert bench.finish() == 0
+    assert bench.log().count("the script refuses") == 1  # logged at the edge, not at every call
+    assert len(policy.images) == STEPS
+
+
+def test_rows_are_played_with_the_gripper_converted_and_motion_saturated(bench):
+    rows = np.zeros((8, 7))
+    rows[:, 1] = [0.25, -0.25, 0.5, 3.0, -3.0, 0.0, 0.0, 0.0]
+    rows[:, 6] = [1, 1, 0, 0, 1, 1, 1, 1]  # data set: 1 open
+    bench.policy.on_image = lambda policy, stamp, count: (
+        policy.answer(stamp, data=rows.ravel()) if count == 1 else every_eighth(
+            policy, stamp, count))
+    bench.start()
+    assert bench.finish() == 0
+    played = np.array([message.position for message in bench.policy.joints])
+    np.testing.assert_allclose(played[1:9, 1], [0.25, 0.0, 0.5, 1.5, 0.5, 0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(played[1:9, 3], [-1, -1, 1, 1, -1, -1, -1, -1])  # +1 closed
+
+
+def test_success_ends_the_episode_at_once(bench):
+    rows = np.zeros((8, 7))
+    rows[:, 0] = 0.3
+    bench.policy.on_image = lambda policy, stamp, count: policy.answer(stamp, data=rows.ravel())
+    bench.start()
+    assert bench.finish() == 0
+    last = bench.policy.statuses[-1]
+    assert (last.step, last.success, last.successes, last.episodes_done) == (4, True, 1, 1)
+
+
+def test_chunks_for_another_observation_or_task_are_not_played(bench):
+    def answer(policy, stamp, count):
+        if (count - 1) % 8:
+            return
+        run_away = np.ones(56)
+        stale = type(stamp)(sec=stamp.sec, nanosec=stamp.nanosec - 1)
+        policy.answer(stale, data=run_away)
+        policy.answer(stamp, data=run_away, instruction="another task")
+        policy.answer(stamp)
+        policy.answer(stamp, data=run_away)  # a second answer for the same observation
+
+    bench.policy.on_image = answer
+    bench.start()
+    assert bench.finish() == 0
+    assert all(message.position[0] == 0.0 for message in bench.policy.joints)
+    assert bench.policy.statuses[-1].chunks == 3
+
+
+def test_a_rejected_chunk_is_named_once_and_the_next_good_one_played(bench):
+    def answer(policy, stamp, count):
+        if (count - 1) % 8:
+            return
+        bad = np.zeros(56)
+        bad[3] = np.nan
+        policy.answer(stamp, data=bad)
+        policy.answer(stamp, data=bad)
+        policy.answer(stamp)
+
+    bench.policy.on_image = answer
+    bench.start()
+    assert bench.finish() == 0
+    assert bench.log().count("chunk rejected") == 3  # once for each run of equal rejections
+    assert "row 0, column 3" in bench.log()
+    assert "3 chunks played, 6 rejected" in bench.log()
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_observation(bench):
+    asked = []
+
+    def answer(policy, stamp, count):
+        asked.append(nanoseconds(stamp))
+        again = asked.count(asked[-1])
+        if again == 3 or (again == 1 and len(set(asked)) > 1 and (len(set(asked)) - 1) % 8 == 0):
+            policy.answer(stamp)
+
+    bench.policy.on_image = answer
+    bench.start(chunk_timeout=0.3)
+    assert bench.finish() == 0
+    assert asked.count(asked[0]) >= 3
+    assert bench.log().count("no chunk for the observation at 0.050 s") == 1
+    assert "chunks arrive again" in bench.log()
+    assert bench.policy.statuses[-1].chunks == 3
+
+
+def test_realtime_holds_with_the_last_gripper_command_where_there_is_no_chunk(bench):
+    rows = np.zeros((4, 7))
+    rows[:, 1] = 0.125
+    rows[:, 6] = 0.0  # close
+    answered = []
+
+    def answer(policy, stamp, count):
+        if policy.joints[-1].position[1] == 0.0:  # until something has been played
+            answered.append(nanoseconds(stamp))
+            policy.answer(stamp, horizon=4, data=rows.ravel())
+
+    bench.policy.on_image = answer
+    bench.start(pacing="realtime", real_time_factor=0.5)
+    assert bench.finish() == 0
+    joints, last = bench.policy.joints, bench.policy.statuses[-1]
+    times = stamps(joints)
+    played = [k for k in range(STEPS) if joints[k + 1].position[1] > joints[k].position[1]]
+    assert last.step == STEPS
+    assert played
+    assert last.held_steps == STEPS - len(played)
+    for k in played:  # row r of a chunk is for period r after its stamp, whenever it arrives
+        assert any((times[k] - stamp) // 50_000_000 in range(4) for stamp in answered)
+    assert played[-1] < STEPS - 1
+    assert all(message.position[3] == 1.0 for message in joints[played[0] + 1:])
+
+
+def test_realtime_runs_on_without_any_policy(environment, tmp_path):
+    bench = Bench({**environment}, tmp_path / "bridge.log")
+    try:
+        bench.policy.refuse = True
+        bench.start(pacing="realtime", chunk_timeout=0.3, real_time_factor=10.0)
+        assert bench.finish() == 0
+        assert bench.policy.statuses[-1].held_steps == STEPS
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_cleanly(environment, tmp_path, signum):
+    bench = Bench(environment, tmp_path / "bridge.log")
+    try:
+        bench.start(episodes=0)  # the policy answers the reset and never sends a chunk
+        assert bench.spin_until(lambda: bench.policy.images), bench.log()
+        segments = shared_memory(bench.bridge.pid) - shared_memory(os.getpid())
+        bench.bridge.send_signal(signum)
+        assert bench.bridge.wait(60) == 0, bench.log()
+    finally:
+        bench.close()
+    assert [path for path in segments if Path(path).exists()] == []
+    assert "Traceback" not in bench.log()
+
+
+def shared_memory(pid):
+    """Fast DDS files that a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/dev/shm/fast" in line}
