@@ -139,6 +139,7 @@ def share_files():
 ROS_KILTED = [
     'ros-rclpy[fastrtps]~=9.1.2',
     'ros-ament-index-python~=1.11.0',
+    'ros-builtin-interfaces~=2.3.0',
     'ros-diagnostic-msgs~=5.5.1',
     'ros-geometry-msgs~=5.5.1',
     'ros-lifecycle-msgs~=2.3.0',
@@ -153,6 +154,7 @@ ROS_KILTED = [
 ROS_JAZZY = [
     'ros-rclpy[fastrtps]~=7.1.6',
     'ros-ament-index-python~=1.8.1',
+    'ros-builtin-interfaces~=2.0.2',
     'ros-diagnostic-msgs~=5.3.6',
     'ros-geometry-msgs~=5.3.6',
     'ros-lifecycle-msgs~=2.0.2',
