@@ -184,13 +184,13 @@ setup(
     python_requires='>=3.10',
     install_requires=[
         'torch~=2.6',
-        'transformers~=5.0',
+        'transformers>=5,<6',
         'tokenizers~=0.22',
         'safetensors~=0.5',
         'numpy>=1.21,<3',
         'opencv-python-headless>=4.8,<6',  # apt: python3-opencv, the same cv2
         'simplejpeg~=1.8',
-        'pin~=4.0',
+        'pin>=4,<5',
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
         'rich>=13,<16',

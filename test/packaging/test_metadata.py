@@ -64,6 +64,12 @@ def test_requirements_have_upper_bounds(setup_arguments):
         assert operators & {"~=", "<", "=="}, text
 
 
+def test_colcon_can_read_the_requirements(setup_arguments):
+    """colcon-core 0.21 fails on ~=N.0, silently, and then runs unittest instead of pytest."""
+    for text in [*setup_arguments["install_requires"], *setup_arguments["extras_require"]["test"]]:
+        assert not re.search(r"~=\s*\d+\.0$", text), text
+
+
 def test_ros_is_only_in_the_extras(setup_arguments):
     required = {Requirement(r).name for r in setup_arguments["install_requires"]}
     assert not {n for n in required if n.startswith("ros-")}
