@@ -50,9 +50,9 @@ class ChunkPlayer:
     def load(self, actions: np.ndarray, stamp: float, dt: float | None = None) -> bool:
         """Take a chunk [C, 7] computed from the observation of ``stamp`` (s).
 
-        A chunk that is not newer than the one held is ignored and False returned. Raises ActionError for a
-        shape other than [C, 7], values or a stamp that are not finite, and a ``dt`` that is not
-        the control period.
+        A chunk that is not newer than the one held is ignored and False returned. Raises
+        ActionError for a shape other than [C, 7], values or a stamp that are not finite, and a
+        ``dt`` that is not the control period.
         """
         if not math.isfinite(stamp):
             raise ActionError(f"action chunk: stamp is {stamp}")

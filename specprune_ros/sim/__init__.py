@@ -1,6 +1,9 @@
 """Simulators behind one protocol (``base.Simulator``); none of them knows ROS."""
 from __future__ import annotations
 
+import importlib
+import os
+
 from ..errors import ConfigurationError, SimulatorError
 from .base import SimObservation, Simulator
 from .tabletop.suites import SUITES
@@ -23,9 +26,13 @@ def make_simulator(suite: str, render_size: int = 256, view: bool = False) -> Si
     if suite not in SUITES:
         raise ConfigurationError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
     try:
-        from .tabletop.world import TabletopSimulator
-    except ImportError as error:
+        importlib.import_module("mujoco")
+    # ImportError if it is missing, RuntimeError for a bad MUJOCO_GL, AttributeError from PyOpenGL
+    except Exception as error:
         raise SimulatorError(
-            f"MuJoCo cannot be imported ({error}); install it: pip install 'mujoco>=3.8'"
+            f"MuJoCo cannot be imported ({type(error).__name__}: {error}); pip install "
+            f"'mujoco>=3.8', and check MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}"
         ) from error
+    from .tabletop.world import TabletopSimulator
+
     return TabletopSimulator(SUITES[suite], render_size, view)

@@ -110,9 +110,7 @@ class TabletopSimulator:
     @property
     def task(self) -> Task:
         """The task of the running episode. Raises SimulatorError before the first reset."""
-        if self._task is None:
-            raise SimulatorError("no episode is running: call reset() first")
-        return self.spec.tasks[self._task]
+        return self.spec.tasks[self._running_task()]
 
     @property
     def instruction(self) -> str:
@@ -162,7 +160,7 @@ class TabletopSimulator:
 
         Raises ActionError if the action is not [7] finite numbers.
         """
-        self.task  # raises before the first reset
+        self._running_task()
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise ActionError(f"an action is 7 finite numbers, got {action!r}")
@@ -224,11 +222,11 @@ class TabletopSimulator:
 
     def get_state(self) -> TabletopState:
         """The state of the episode; :meth:`set_state` continues from it bit for bit."""
-        self.task  # raises before the first reset
+        task = self._running_task()
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, physics, _STATE)
         return TabletopState(
-            physics, self._controller.goal_rotation.copy(), self._colours, self._task, self._steps
+            physics, self._controller.goal_rotation.copy(), self._colours, task, self._steps
         )
 
     def set_state(self, state: TabletopState) -> None:
@@ -256,6 +254,11 @@ class TabletopSimulator:
         )
 
     # ------------------------------------------------------------------ parts
+
+    def _running_task(self) -> int:
+        if self._task is None:
+            raise SimulatorError("no episode is running: call reset() first")
+        return self._task
 
     def _advance(self, action: np.ndarray) -> None:
         self._controller.apply(self._data, action)
