@@ -1,0 +1,294 @@
+"""vla_node: a lifecycle node that turns pictures, joint states and a task into action chunks.
+
+Configure loads the policy and opens the topics, activate starts queries, cleanup frees the memory.
+"""
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import rclpy
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from specprune_ros.msg import ActionChunk, PruneStats, VlaStatus
+
+from ..errors import CheckpointError, SpecpruneError
+from . import qos
+from .engine import Callbacks, Engine
+from .faults import Fault, FaultBook, FaultCode
+from .inference import Policy, QueryResult
+from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
+from .messages import Health, chunk_message, stats_message, status_message
+from .parameters import ParameterServer, Settings
+from .planner import JOINT_STATES, camera_input
+
+STATES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of VlaStatus, by value
+STATUS_PERIOD = 0.5  # s of wall time
+STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is cleaned up
+
+
+class VlaNode(LifecycleNode):
+    """The ROS shell of the policy: parameters, topics, transitions, status.
+
+    Its callbacks belong to a single-threaded executor.
+    """
+
+    def __init__(self, load_policy: Callable[[Settings], Policy] = load, **kwargs) -> None:
+        """``load_policy`` makes the policy from the parameters; ``kwargs`` as for rclpy's Node."""
+        super().__init__("vla_node", **kwargs)
+        self._load_policy = load_policy
+        self._engine_lock = threading.Condition()
+        self._engine: Engine | None = None
+        self._endpoints: list[Callable[[], object]] = []  # what undoes the opening of each
+        self._lifecycle = VlaStatus.UNCONFIGURED
+        self._published_edge: tuple | None = None
+        self._faults = FaultBook(self._on_fault_begin, self._on_fault_end)
+        self._parameter_server = ParameterServer(self, self._apply, self._publish_changed_status)
+        # Until the first success; after a failure only when something has changed.
+        self._autostart = self._parameter_server.settings["autostart"]
+        self._failed_with: tuple | None = None
+        self._status = self.create_publisher(VlaStatus, "vla_status", qos.latched())
+        self._jump_handle = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
+                          on_clock_change=False),
+            post_callback=self._on_time_jump)
+        # Wall time: a simulated clock that stands still must not hide the status.
+        self.create_timer(STATUS_PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._publish_status()
+
+    # --- transitions ---------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the policy and open the topics; on failure the status says what to mend."""
+        settings = self._parameter_server.settings
+        files = fingerprint(settings)
+        self.get_logger().info("loading the policy")
+        try:
+            settings.check()
+            self._engine = Engine(
+                self._load_policy(settings), settings, self._faults, self._engine_lock,
+                Callbacks(self._now, self._publish, self._publish_changed_status,
+                          lambda text: self.get_logger().error(text)))
+            if settings["robot_description_file"]:
+                describe_from_file(self._engine.planner.arm, settings)
+            self._open(settings)
+        except Exception as error:  # whatever it is, the node stays up and says so
+            self._failed_with = files
+            self._release()
+            self._report_configuration(error)
+            return TransitionCallbackReturn.FAILURE
+        self._autostart = False
+        self._parameter_server.configured = True
+        self._faults.clear()
+        self._faults.restart_count()
+        self._enter(VlaStatus.INACTIVE)
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start to query and to publish."""
+        result = super().on_activate(state)
+        self._engine.activate()
+        self._enter(VlaStatus.RUNNING)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to publish at once; the result of a query that runs is dropped."""
+        self._engine.deactivate()
+        self._enter(VlaStatus.INACTIVE)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the topics and free the policy's memory."""
+        self._release()
+        self._faults.clear()
+        self._enter(VlaStatus.UNCONFIGURED)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As cleanup, for good."""
+        self._autostart = False
+        return self.on_cleanup(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Recover from an error in a transition: the node can be configured again."""
+        return self.on_cleanup(state)
+
+    def close(self) -> None:
+        """End the inference thread; call it before destroy_node()."""
+        self._autostart = False
+        self._release()
+
+    def _enter(self, lifecycle: int) -> None:
+        self._lifecycle = lifecycle
+        self._publish_status()
+
+    def _open(self, settings: Settings) -> None:
+        """Open the topics and services that belong to a policy."""
+        engine = self._engine
+        compressed = settings["image_transport"] == "compressed"
+        for camera in settings["cameras"]:
+            topic = f"{camera_input(camera)}/image_raw" + ("/compressed" if compressed else "")
+            self._subscribe(CompressedImage if compressed else Image, topic,
+                            partial(engine.on_image, camera), qos.sensor_data())
+        self._subscribe(JointState, JOINT_STATES, engine.on_joint_states, qos.sensor_data())
+        self._subscribe(String, "instruction",
+                        lambda msg: engine.on_instruction(msg.data), qos.latched())
+        if not settings["robot_description_file"]:
+            self._subscribe(String, "robot_description",
+                            lambda msg: engine.on_description(msg.data), qos.latched())
+        self._chunks = self._advertise(ActionChunk, "action_chunk")
+        self._stats = self._advertise(PruneStats, "prune_stats")
+        service = self.create_service(Trigger, "~/reset_episode", self._on_reset)
+        self._endpoints.append(partial(self.destroy_service, service))
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable, profile) -> None:
+        subscription = self.create_subscription(
+            kind, topic, callback, profile,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._endpoints.append(partial(self.destroy_subscription, subscription))
+
+    def _advertise(self, kind: type, topic: str):
+        publisher = self.create_lifecycle_publisher(
+            kind, topic, qos.results(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._endpoints.append(partial(self.destroy_lifecycle_publisher, publisher))
+        return publisher
+
+    def _release(self) -> None:
+        """End the thread, close the topics, drop the policy. Does no harm if done twice."""
+        self._parameter_server.configured = False
+        engine, self._engine = self._engine, None
+        if engine is not None and not engine.stop(STOP_TIMEOUT):
+            self.get_logger().error(f"the running query did not end within {STOP_TIMEOUT:.0f} s")
+        while self._endpoints:
+            self._endpoints.pop()()
+
+    def _report_configuration(self, error: Exception) -> None:
+        code = FaultCode.CONFIGURATION
+        if isinstance(error, CheckpointError):
+            code = FaultCode.CHECKPOINT
+        elif isinstance(error, RobotDescriptionError):
+            code = FaultCode.ROBOT_DESCRIPTION
+        elif not isinstance(error, SpecpruneError):
+            self.get_logger().error(traceback.format_exc())
+        text = str(error) if isinstance(error, SpecpruneError) else (
+            f"{type(error).__name__}: {error}")
+        with self._engine_lock:
+            if not any(fault.text == text for fault in self._faults.present()):
+                self._faults.clear()  # another reason than last time: say so
+            self._faults.raise_fault(code, "configuring", text)
+
+    # --- callbacks -----------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._autostart and self._failed_with != fingerprint(self._parameter_server.settings):
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        if self._engine is not None:
+            self._engine.wake()
+        self._publish_status()
+
+    def _apply(self, settings: Settings) -> None:
+        if self._engine is not None:
+            self._engine.apply(settings)
+
+    def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = f"episode {self._engine.reset_episode()}"
+        response.success = True
+        return response
+
+    def _on_time_jump(self, _jump: object) -> None:
+        if self._engine is not None and self._engine.time_jumped_back():
+            self.get_logger().info("time was set back: a new episode begins")
+
+    def _on_fault_begin(self, fault: Fault) -> None:
+        self.get_logger().error(f"{fault.code.name}: {fault}")
+        self._publish_status()
+
+    def _on_fault_end(self, fault: Fault) -> None:
+        self.get_logger().info(f"{fault.code.name} is over: {fault.source}")
+        self._publish_status()
+
+    # --- results -------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _publish(self, result: QueryResult) -> None:
+        now = self._now()
+        self._chunks.publish(chunk_message(result))
+        self._stats.publish(stats_message(result, now))
+
+    def _publish_changed_status(self) -> None:
+        self._publish_status(only_changes=True)
+
+    def _publish_status(self, only_changes: bool = False) -> None:
+        with self._engine_lock:
+            health = self._health()
+            if only_changes and health.edge == self._published_edge:
+                return
+            if self._published_edge is None or health.state != self._published_edge[0]:
+                waiting = health.state == VlaStatus.WAITING
+                self.get_logger().info(
+                    STATES[health.state] + (f": {health.fault_text}" if waiting else ""))
+            self._published_edge = health.edge
+            self._status.publish(
+                status_message(health, self._now(), self._parameter_server.settings))
+
+    def _health(self) -> Health:
+        faults = self._faults.present()
+        revision = self._parameter_server.settings.revision
+        state, text = self._lifecycle, "; ".join(map(str, faults))
+        engine = self._engine
+        if engine is not None and state == VlaStatus.RUNNING and not faults:
+            missing = engine.planner.missing(self._now())
+            if missing:
+                state, text = VlaStatus.WAITING, "; ".join(missing)
+        if faults:
+            state = VlaStatus.FAULT
+        code = faults[0].code if faults else FaultCode.NONE
+        return Health(state, int(code), text, self._faults.count, revision,
+                      engine.planner if engine else None, engine.counters if engine else None)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is interrupted. Returns the exit status."""
+    rclpy.init(args=args)
+    try:
+        node = VlaNode()
+    except ParameterException as error:
+        sys.stderr.write(f"vla_node: a parameter cannot be used: {error}\n")
+        rclpy.try_shutdown()
+        return 2
+    return spin(node)
+
+
+def spin(node: VlaNode) -> int:
+    """Spin a node in one thread until it is interrupted, then close it."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
