@@ -202,6 +202,19 @@ class TabletopSimulator:
             self._renderer = OffscreenRenderer(self._model, self._size, self._size)
         return self._renderer.render(self._data, camera)
 
+    def project(self, points: np.ndarray, camera: str) -> np.ndarray:
+        """Points [n, 3] of the base frame -> pixel coordinates [n, 2] (column, row).
+
+        NaN for points behind the camera; points outside the image have coordinates outside it.
+        """
+        view = self._data.cam(camera)
+        local = (np.asarray(points) - view.xpos) @ view.xmat.reshape(3, 3)
+        fovy = np.deg2rad(float(self._model.cam(camera).fovy[0]))
+        focal = 0.5 * self._size / np.tan(fovy / 2)
+        depth = np.where(local[:, 2] < -1e-6, -local[:, 2], np.nan)  # cameras look along -z
+        half = self._size / 2
+        return np.stack([half + focal * local[:, 0] / depth, half - focal * local[:, 1] / depth], 1)
+
     def set_task(self, task: int) -> None:
         """Ask for another task in the world as it is, to relabel an episode.
 

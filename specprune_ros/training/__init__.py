@@ -1,0 +1,1 @@
+"""Demonstrations and training of small policies in the OpenVLA-OFT format."""
