@@ -37,5 +37,9 @@ class SimulatorError(SpecpruneError):
     """The simulator cannot be built, rendered or stepped."""
 
 
+class RecordingError(SpecpruneError):
+    """A recording or a bag is missing, broken, or lacks what was asked of it."""
+
+
 class InferenceError(SpecpruneError):
     """The network gave no usable actions (NaN or infinite values)."""

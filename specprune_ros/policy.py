@@ -86,6 +86,7 @@ class Policy:
             raise ConfigurationError(f"chunk_length must be >= 1, not {chunk_length}")
         if not control_period > 0:
             raise ConfigurationError(f"control_period must be > 0 s, not {control_period}")
+        self._loaded = loaded
         self.model = loaded.model
         self.card: Mapping[str, Any] = loaded.files.card
         self.statistics = select_statistics(
@@ -156,6 +157,18 @@ class Policy:
         # Methods without a controller of their own still report speeds, and stay coarse.
         self._controller = getattr(config, "controller", None) or ControllerConfig(enabled=False)
         self._static = getattr(config, "static", None) or StaticConfig()
+
+    def with_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> Policy:
+        """A second policy over the same weights: method, episodes and settings are its own."""
+        return Policy(
+            self._loaded,
+            self.statistics.key,
+            self._center_crop,
+            self._jpeg_roundtrip,
+            pruning,
+            self.chunk_length,
+            self.control_period,
+        )
 
     # Episodes ------------------------------------------------------------------------------
 
