@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from torch import nn
 from transformers import LlamaConfig
 
-from specprune_ros.vla.openvla_oft.config import ModelConfig, VitConfig
+from specprune_ros.vla.openvla_oft.config import PATCH, ModelConfig, VitConfig
 from specprune_ros.vla.openvla_oft.heads import L1ActionHead, ProprioProjector
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 from specprune_ros.vla.openvla_oft.writer import write_checkpoint
@@ -45,14 +45,14 @@ class Size:
     action_dim: int = 7
 
 
-def build_model(size: Size, vocab_size: int, seed: int) -> OpenVLAOFT:
+def build_model(size: Size, vocab_size: int, seed: int, image_size: int = 224) -> OpenVLAOFT:
     """A network with random weights of standard scale, float32 on the CPU."""
 
     def vit(timm_id: str, prefix: str, registers: int, mean: tuple, std: tuple) -> VitConfig:
         width = size.vit_width
         return VitConfig(
-            timm_id, prefix, width, size.vit_depth, size.vit_heads, 4 * width, 16, registers,
-            mean, std,
+            timm_id, prefix, width, size.vit_depth, size.vit_heads, 4 * width,
+            image_size // PATCH, registers, mean, std,
         )
 
     config = ModelConfig(
@@ -67,7 +67,7 @@ def build_model(size: Size, vocab_size: int, seed: int) -> OpenVLAOFT:
         ),
         dino=vit(_DINO, "featurizer", 4, _DINO_MEAN, _DINO_STD),
         siglip=vit(_SIGLIP, "fused_featurizer", -1, _HALF, _HALF),
-        image_size=224,
+        image_size=image_size,
         pad_to_multiple_of=_VOCAB_PADDING,
         action_bins=256,
     )

@@ -1,0 +1,158 @@
+"""The batched forward pass of training, and the auxiliary losses that only training has."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from specprune_ros.training.data import Batch
+from specprune_ros.vla.openvla_oft.config import PATCH
+from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
+from specprune_ros.vla.openvla_oft.text import STOP_ID
+
+_POINTING_LAYER = 1  # its output tells which patches the instruction means
+_RARE = 10.0  # weight of the few patches with an entity against the many without
+_METRES = 10.0  # offsets are learnt in decimetres
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars: action (L1, weighted), patch, pointing, offset; per_dim [7] for the log."""
+
+    action: torch.Tensor
+    patch: torch.Tensor
+    pointing: torch.Tensor
+    offset: torch.Tensor
+    per_dim: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        return 2 * self.action + 0.3 * self.patch + 0.3 * self.pointing + 0.5 * self.offset
+
+
+class TrainingNetwork(nn.Module):
+    """The policy's network with heads that are dropped from the checkpoint.
+
+    patch: entity presence and offset per patch, from the towers' features. pointing: is this
+    visual token the target or the destination. offset: both relative to the tool, from the mean
+    read-out state. They make the towers see and the decoder ground the words.
+    """
+
+    def __init__(self, model: OpenVLAOFT, entities: int) -> None:
+        super().__init__()
+        self.model = model
+        hidden = model.config.llama.hidden_size
+        features = model.config.dino.width + model.config.siglip.width
+        self.patch_head = nn.Linear(features, 3 * entities)
+        self.pointing_head = nn.Linear(hidden, 2)
+        self.offset_head = nn.Linear(hidden, 6)
+        for layer in model.decoder.layers:
+            layer.self_attn.is_causal = False
+        for name, tower in (("dino", model.config.dino), ("siglip", model.config.siglip)):
+            self.register_buffer(f"{name}_mean", torch.tensor(tower.mean).view(1, 3, 1, 1))
+            self.register_buffer(f"{name}_std", torch.tensor(tower.std).view(1, 3, 1, 1))
+
+    def features(self, images: torch.Tensor, augment: bool) -> torch.Tensor:
+        """uint8 [B, n_cam, S, S, 3] -> tower features [B, n_cam, N, F]."""
+        batch, cameras = images.shape[:2]
+        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        if augment:
+            shape = (len(pixels), 1, 1, 1)
+            gain = 1 + 0.1 * torch.randn(shape, device=pixels.device)
+            shift = 0.04 * torch.randn(shape, device=pixels.device)
+            noise = 0.01 * torch.randn_like(pixels)
+            pixels = (pixels * gain + shift + noise).clamp(0, 1)
+        dino = self.model.dino((pixels - self.dino_mean) / self.dino_std)
+        siglip = self.model.siglip((pixels - self.siglip_mean) / self.siglip_std)
+        return torch.cat([dino, siglip], dim=-1).unflatten(0, (batch, cameras))
+
+    def patch_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Which patches hold the centre of which entity, and where in the patch."""
+        presence, offset = _patch_labels(batch, self.model.config.dino.grid)
+        entities = presence.shape[-1]
+        out = self.patch_head(features).float().unflatten(-1, (entities, 3))
+        weight = torch.tensor(_RARE, device=out.device)
+        seen = F.binary_cross_entropy_with_logits(out[..., 0], presence, pos_weight=weight)
+        error = ((out[..., 1:] - offset).abs() * presence[..., None]).sum()
+        return 3 * seen + error / presence.sum().clamp(min=1) / 2
+
+    def forward(self, batch: Batch, augment: bool = True) -> tuple[Losses, torch.Tensor]:
+        """Losses and predicted normalised actions [B, C, 7]."""
+        features = self.features(batch.images, augment)
+        visual = self.model.projector(features.flatten(1, 2))
+        states, middle = self._decode(visual, batch)
+        chunk = batch.actions.shape[1]
+        predicted = self.model.action_head(states).float().unflatten(0, (-1, chunk))
+        per_dim = (predicted - batch.actions).abs().mean((0, 1))
+        action = (per_dim[:3].sum() + per_dim[3:6].mean() + per_dim[6]) / 5
+        presence, _ = _patch_labels(batch, self.model.config.dino.grid)
+        losses = Losses(
+            action,
+            self.patch_loss(features, batch),
+            self._pointing_loss(middle, presence, batch),
+            self._offset_loss(states, batch),
+            per_dim.detach(),
+        )
+        return losses, predicted
+
+    def _decode(self, visual: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read-out states [B, A, D] and the visual tokens [B, V, D] after the pointing layer."""
+        model, size = self.model, len(visual)
+        table = model.decoder.embed_tokens
+        text = table(batch.ids)
+        stop = table(torch.full((size, 1), STOP_ID, device=visual.device))
+        proprio = model.proprio_projector(batch.proprio)[:, None]
+        tokens = batch.actions.shape[1] * batch.actions.shape[2]
+        zeros = visual.new_zeros(size, tokens, visual.shape[-1])
+        parts = [text[:, :1], visual, proprio, text[:, 1:], zeros, stop]
+        hidden = torch.cat([part.to(visual.dtype) for part in parts], dim=1)
+        tables = model.decoder.rope_tables(hidden.shape[1], hidden)
+        middle = hidden
+        for index, layer in enumerate(model.decoder.layers):
+            hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
+            if index == _POINTING_LAYER:
+                middle = hidden[:, 1 : 1 + visual.shape[1]]
+        # One row before each placeholder: the labels of OpenVLA-OFT are shifted by one.
+        states = hidden[:, -2 - tokens : -2]
+        return model.decoder.norm(states), middle
+
+    def _pointing_loss(
+        self, middle: torch.Tensor, presence: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        """Cross-entropy over the patches of each camera, for target and destination."""
+        size, cameras, patches, _ = presence.shape
+        logits = self.pointing_head(middle).float().view(size, cameras, patches, 2)
+        rows = torch.arange(size, device=logits.device)
+        wanted = torch.stack(
+            [presence[rows, :, :, batch.target], presence[rows, :, :, batch.destination]], -1
+        )  # [B, n_cam, N, 2]
+        logits, wanted = logits.transpose(2, 3).flatten(0, 2), wanted.transpose(2, 3).flatten(0, 2)
+        visible = wanted.sum(-1) > 0
+        log_p = F.log_softmax(logits, dim=-1)
+        each = -(log_p * wanted).sum(-1) * visible
+        return each.sum() / visible.sum().clamp(min=1)
+
+    def _offset_loss(self, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        rows = torch.arange(len(states), device=states.device)
+        target = batch.positions[rows, batch.target] - batch.tool
+        destination = batch.positions[rows, batch.destination] - batch.tool
+        wanted = torch.cat([target, destination], dim=1) * _METRES
+        return (self.offset_head(states.mean(1)).float() - wanted).abs().mean()
+
+
+def _patch_labels(batch: Batch, grid: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """presence [B, n_cam, N, E] and offset [B, n_cam, N, E, 2] within the patch, in [-0.5, 0.5]."""
+    pixels = batch.pixels  # [B, n_cam, E, 2]
+    cell = torch.floor(pixels / PATCH)
+    inside = torch.isfinite(pixels).all(-1) & (cell >= 0).all(-1) & (cell < grid).all(-1)
+    size, cameras, entities, _ = pixels.shape
+    presence = pixels.new_zeros(size, cameras, grid * grid, entities)
+    offset = pixels.new_zeros(size, cameras, grid * grid, entities, 2)
+    b, c, e = torch.nonzero(inside, as_tuple=True)
+    place = cell[b, c, e]
+    index = (place[:, 1] * grid + place[:, 0]).long()
+    presence[b, c, index, e] = 1.0
+    offset[b, c, index, e] = (pixels[b, c, e] - place * PATCH) / PATCH - 0.5
+    return presence, offset
