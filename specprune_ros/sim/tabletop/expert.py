@@ -25,6 +25,8 @@ CARRY = 0.13  # m, height of the tool on the way to the destination
 NEAR = 0.008  # m, horizontal accuracy that a descent or a release asks for
 LOST = 0.035  # m, a cube further than this from the tool is not in the hand
 BEHIND = 0.060  # m, tool behind the cube's centre before a push
+PUSH_STEP = 0.025  # m ahead of the tool: half speed
+PUSH_ASIDE = 0.025  # m off the line: the push has failed and begins anew
 GRASP_TICKS = 5
 RELEASE_TICKS = 3
 
@@ -93,7 +95,7 @@ def _wait(scene: Scene, phase: Phase, gripper: float, ticks: int, then: str, yaw
 
 def _place(scene: Scene, phase: Phase) -> _Step:
     tool, cube, goal = scene.tool_position, scene.cube_position, scene.destination
-    yaw = scene.cube_yaw
+    yaw = _nearest_yaw(scene, scene.cube_yaw, np.pi / 2)
     aside = float(np.hypot(*(tool - cube)[:2]))
     lost = float(np.linalg.norm(tool - cube)) > LOST
 
@@ -131,27 +133,45 @@ def _place(scene: Scene, phase: Phase) -> _Step:
 
 
 def _push(scene: Scene, phase: Phase) -> _Step:
-    """Closed fingers behind the cube, then along the line to the destination, at one height."""
+    """Closed fingers glide down behind the cube, then push it in a line to the destination."""
     tool, cube, goal = scene.tool_position, scene.cube_position, scene.destination
     way = (goal - cube)[:2]
-    direction = way / max(float(np.linalg.norm(way)), 1e-6)
+    left = float(np.linalg.norm(way))
+    direction = way / max(left, 1e-6)
     height = scene.cube_half_size
-    start = cube[:2] - BEHIND * direction
-    # how far the tool is from the line that it has to push along
-    aside = abs(float(np.cross(np.append(direction, 0.0), np.append(tool[:2] - cube[:2], 0))[2]))
+    yaw = _nearest_yaw(scene, float(np.arctan2(direction[1], direction[0])), np.pi)
+    offset = tool[:2] - cube[:2]
+    along = float(offset @ direction)  # negative behind the cube
+    aside = offset - along * direction
 
     if phase.name == "approach":
-        there = float(np.hypot(*(tool[:2] - start))) < NEAR
-        return _Step(np.array([*start, CARRY]), CLOSE, Phase("down") if there else phase)
-    if phase.name == "down":
-        down = tool[2] < height + 0.008
-        return _Step(np.array([*start, height]), CLOSE, Phase("push") if down else phase)
+        start = cube[:2] - BEHIND * direction
+        away = float(np.hypot(*(tool[:2] - start)))
+        # low only at the start point, so that nothing is hit on the way there
+        target = np.array([*start, min(CARRY, height + 1.5 * max(0.0, away - NEAR))])
+        there = away < NEAR and tool[2] < height + NEAR
+        return _Step(target, CLOSE, Phase("push") if there else phase, yaw)
     if phase.name == "push":
-        if float(np.linalg.norm(way)) < NEAR:
-            return _Step(tool, CLOSE, Phase("retreat"))
-        if aside > 0.02:
-            return _Step(np.array([*tool[:2], CARRY]), CLOSE, Phase("approach"))
-        # ahead of the cube's centre on the line: contact keeps the tool behind it
-        target = cube[:2] + 0.02 * direction
-        return _Step(np.array([*target, height]), CLOSE, phase)
-    return _Step(np.array([*(tool[:2] - 0.03 * direction), CARRY]), CLOSE, Phase("retreat"))
+        if left < NEAR:
+            return _Step(tool, CLOSE, Phase("retreat"), yaw)
+        riding = tool[2] > height + 1.5 * NEAR  # on the cube's edge instead of behind it
+        if riding or along > 0.0 or float(np.linalg.norm(aside)) > PUSH_ASIDE:
+            return _Step(np.array([*tool[:2], CARRY]), CLOSE, Phase("clear"), yaw)
+        # Stop where the cube is to lie, back on the line twice as fast as forward.
+        ahead = min(left, PUSH_STEP) * direction - 2.0 * aside
+        return _Step(np.array([*(tool[:2] + ahead), height]), CLOSE, phase, yaw)
+    if phase.name == "clear":
+        up = tool[2] > CARRY - 0.03
+        target = np.array([*tool[:2], CARRY])
+        return _Step(target, CLOSE, Phase("approach") if up else phase, yaw)
+    # Straight up: the direction means nothing where the cube has arrived.
+    again = left > PUSH_ASIDE and tool[2] > CARRY - 0.03
+    target = np.array([*tool[:2], CARRY])
+    return _Step(target, CLOSE, Phase("approach") if again else phase, yaw)
+
+
+def _nearest_yaw(scene: Scene, yaw: float, period: float) -> float:
+    """Of the yaws that a symmetric thing looks alike at, the one the tool has the least way to."""
+    tool = float(np.arctan2(scene.tool_rotation[1, 0], scene.tool_rotation[0, 0]))
+    # measured from the middle between tool and straight ahead, which keeps off the joint limits
+    return yaw - period * round((yaw - 0.5 * tool) / period)

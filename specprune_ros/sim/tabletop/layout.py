@@ -7,10 +7,11 @@ import numpy as np
 
 from ...errors import ConfigurationError, SimulatorError
 from .panda import HOME_POSITIONS
-from .spec import Area, TabletopSpec
+from .spec import PUSH, Area, TabletopSpec
 
 HOME_NOISE = 0.02  # rad, standard deviation of each joint of the arm
-_DRAWS = 5000  # attempts to place everything; one in a few succeeds in the suites shipped
+_DRAWS = 50  # places tried for one thing before starting over
+_RESTARTS = 2000  # the suites shipped need 1 to 100
 
 
 @dataclass(frozen=True)
@@ -64,60 +65,90 @@ def sample_layout(spec: TabletopSpec, task: int | None, seed: int) -> Layout:
     )
 
 
+@dataclass(frozen=True)
+class _Item:
+    """Something to place: its kind, where its centre may lie, and the radius of its footprint."""
+
+    kind: str  # "destination", "cube" or "clutter"
+    area: Area
+    radius: float
+
+
+def _items(spec: TabletopSpec) -> list[_Item]:
+    """In the order of placement: the large things first."""
+    destination = _Item("destination", spec.destination_area, spec.destination_gap / 2)
+    cube = _Item("cube", spec.cube_area, spec.cube_half_size * 2**0.5)
+    return [
+        *[destination] * len(spec.destinations),
+        *[cube] * spec.visible,
+        *[_Item("clutter", spec.clutter_area, clutter.radius) for clutter in spec.clutter],
+    ]
+
+
+def _gap(spec: TabletopSpec, one: _Item, other: _Item) -> float:
+    """Least distance between two centres."""
+    kinds = {one.kind, other.kind}
+    if "clutter" in kinds:
+        return one.radius + other.radius + spec.clutter_gap
+    if kinds == {"cube"}:
+        return spec.cube_gap
+    return spec.destination_gap if kinds == {"destination"} else spec.cube_destination_gap
+
+
 def _place(
     spec: TabletopSpec, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    for _ in range(_DRAWS):
-        cubes = _uniform(rng, spec.cube_area, spec.visible)
-        destinations = _uniform(rng, spec.destination_area, len(spec.destinations))
-        if (
-            _nearest(cubes) < spec.cube_gap
-            or _nearest(destinations) < spec.destination_gap
-            or _nearest(cubes, destinations) < spec.cube_destination_gap
-        ):
-            continue
-        clutter = _place_clutter(spec, rng, cubes, destinations)
-        if clutter is not None:
+    """Centres of cubes, destinations and clutter, one by one; all anew if one fits nowhere."""
+    items = _items(spec)
+    gaps = np.array([[_gap(spec, one, other) for other in items] for one in items])
+    ends = np.cumsum([len(spec.destinations), spec.visible])
+
+    def fits(index: int) -> bool:
+        distances = np.linalg.norm(xy[:index] - xy[index], axis=1)
+        if (distances < gaps[index, :index]).any():
+            return False
+        placed = xy[ends[0] : index + 1]
+        return items[index].kind != "cube" or _corridors_clear(spec, placed, xy[: ends[0]])
+
+    for _ in range(_RESTARTS):
+        xy = np.zeros((len(items), 2))
+        for index, item in enumerate(items):
+            for _ in range(_DRAWS):
+                xy[index] = rng.uniform(*item.area)
+                if fits(index):
+                    break
+            else:
+                break
+        else:
+            destinations, cubes, clutter = np.split(xy, ends)
             return cubes, destinations, clutter
     raise SimulatorError(
-        f"suite {spec.suite!r}: no free places found in {_DRAWS} draws; "
+        f"suite {spec.suite!r}: no free places found in {_RESTARTS} attempts; "
         "its areas are too small for its gaps"
     )
 
 
-def _place_clutter(
-    spec: TabletopSpec, rng: np.random.Generator, cubes: np.ndarray, destinations: np.ndarray
-) -> np.ndarray | None:
-    """Places beside everything else, None if a few draws per object find none."""
-    placed: list[np.ndarray] = []
-    cube_radius = spec.cube_half_size * 2**0.5
-    for clutter in spec.clutter:
-        for _ in range(50):
-            xy = _uniform(rng, spec.clutter_area, 1)
-            clear = clutter.radius + spec.clutter_gap
-            others = [
-                np.linalg.norm(other - xy[0]) > clear + neighbour.radius
-                for other, neighbour in zip(placed, spec.clutter, strict=False)
-            ]
-            if (
-                _nearest(xy, cubes) > clear + cube_radius
-                and _nearest(xy, destinations) > clear + spec.destination_gap / 2
-                and all(others)
-            ):
-                placed.append(xy[0])
-                break
-        else:
-            return None
-    return np.array(placed).reshape(-1, 2)
+def _corridors_clear(spec: TabletopSpec, cubes: np.ndarray, destinations: np.ndarray) -> bool:
+    """Whether each of the cubes can be pushed straight to where cubes are pushed to."""
+    for index, destination in enumerate(spec.destinations):
+        if destination.verb != PUSH:
+            continue
+        goal = destinations[index]
+        others = np.delete(destinations, index, axis=0)
+        for number, cube in enumerate(cubes):
+            way = goal - cube
+            behind = cube - spec.push_run_up * way / np.linalg.norm(way)
+            if (behind < spec.clutter_area[0]).any() or (behind > spec.clutter_area[1]).any():
+                return False
+            obstacles = [(others, spec.destination_gap / 2), (np.delete(cubes, number, axis=0), 0)]
+            for points, radius in obstacles:
+                if len(points) and _to_segment(points, behind, goal) < spec.push_clearance + radius:
+                    return False
+    return True
 
 
-def _uniform(rng: np.random.Generator, area: Area, count: int) -> np.ndarray:
-    return rng.uniform(area[0], area[1], (count, 2))
-
-
-def _nearest(points: np.ndarray, others: np.ndarray | None = None) -> float:
-    """Least distance between two points of one set, or of two."""
-    distances = np.linalg.norm(points[:, None] - (points if others is None else others), axis=-1)
-    if others is None:
-        distances = distances[np.triu_indices(len(points), 1)]
-    return float(distances.min()) if distances.size else np.inf
+def _to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    """Least distance of points [n, 2] from a line segment."""
+    way = end - start
+    along = np.clip((points - start) @ way / (way @ way), 0.0, 1.0)
+    return float(np.linalg.norm(points - start - along[:, None] * way, axis=1).min())

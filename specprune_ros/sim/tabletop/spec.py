@@ -90,7 +90,9 @@ class TabletopSpec:
     colours: name -> colour of the cubes that may appear; ``visible`` of them do.
     cube_yaw: cubes are turned by up to this much either way.
     cube_area / destination_area / clutter_area: where centres may lie.
-    *_gap: least distance between centres.
+    *_gap: least distance between centres; between footprints for clutter.
+    push_run_up: free way behind a cube, away from the destination that it is pushed to.
+    push_clearance: free width beside the way of a pushed cube, from its middle.
     tolerance: largest horizontal distance of the cube from the destination's centre.
     max_steps: control periods per episode, wait steps not counted.
     """
@@ -106,10 +108,12 @@ class TabletopSpec:
     destination_area: Area = ((0.40, -0.22), (0.60, 0.22))
     cube_gap: float = 0.085
     cube_destination_gap: float = 0.13
-    destination_gap: float = 0.16
+    destination_gap: float = 0.17
     clutter: tuple[Clutter, ...] = ()
     clutter_area: Area = ((0.33, -0.30), (0.68, 0.30))
-    clutter_gap: float = 0.03  # between footprints
+    clutter_gap: float = 0.03
+    push_run_up: float = 0.09
+    push_clearance: float = 0.06
     tolerance: float = 0.05
     agentview: Camera = Camera((1.20, 0.0, 0.66), (0.46, 0.0, 0.11), 40.0)
     look: Look = field(default_factory=Look)
