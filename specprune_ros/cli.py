@@ -28,6 +28,14 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "specprune_ros.demo",
             "drive the simulated arm over ROS 2 with the pruned policy, and write a video"),
+    Command("record-sim", "specprune_ros.analysis.record_sim",
+            "record simulated episodes or synthetic streams, one .npz each"),
+    Command("bag-to-npz", "specprune_ros.analysis.bag_to_npz",
+            "convert a ROS 2 bag to recordings, one .npz per episode"),
+    Command("compare", "specprune_ros.analysis.compare",
+            "compare pruning methods with dense inference on recorded observations"),
+    Command("analyze", "specprune_ros.analysis.analyze",
+            "roofline, thresholds, hit rates, overhead, sensitivity, ablation"),
 )
 
 _DESCRIPTION = "Token-pruned OpenVLA-OFT policies on ROS 2."
