@@ -28,6 +28,10 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "specprune_ros.demo",
             "drive the simulated arm over ROS 2 with the pruned policy, and write a video"),
+    Command("collect", "specprune_ros.training.collect_command",
+            "collect demonstrations of the scripted expert in the embedded simulator"),
+    Command("train", "specprune_ros.training.train_command",
+            "train a small policy in the published format from demonstrations"),
     Command("record-sim", "specprune_ros.analysis.record_sim",
             "record simulated episodes or synthetic streams, one .npz each"),
     Command("bag-to-npz", "specprune_ros.analysis.bag_to_npz",

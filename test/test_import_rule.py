@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "sim": {"errors", "types", "robot", "share"},
     "runtime": BASE | {"vla", "pruning", "robot"},
     "policy": BASE | {"vla", "pruning", "robot", "runtime", "share"},
+    "training": BASE | {"vla", "robot", "sim"},
+    "eval": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"},
     "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share", "msg"},
 }
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).

@@ -1,4 +1,4 @@
-"""Collected demonstrations as training batches: what the policy would see, and what it should do."""
+"""Collected demonstrations as training batches: what the policy sees, and what it should do."""
 from __future__ import annotations
 
 import math

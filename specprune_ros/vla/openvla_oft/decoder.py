@@ -73,11 +73,11 @@ class AttentionProbe:
 class DecoderSession(Protocol):
     """What the decoder asks of a pruner during one query. Called in this order for each layer."""
 
+    def before_layer(self, layer: int, state: TokenState) -> TokenState:
+        """The rows that shall enter the layer, or pass by it."""
+
     def skips(self, layer: int) -> bool:
         """Whether the whole layer is passed by (its weights are then never read)."""
-
-    def before_layer(self, layer: int, state: TokenState) -> TokenState:
-        """The rows that shall enter the layer."""
 
     def keys_values(
         self, layer: int, state: TokenState, key: torch.Tensor, value: torch.Tensor
@@ -132,12 +132,11 @@ class Decoder(nn.Module):
         state = TokenState(embeddings, positions, cos, sin)
         layer_positions, layer_keys = [], []
         for index, layer in enumerate(self.layers):
-            if session.skips(index):
-                layer_positions.append(state.positions)
-                layer_keys.append(0)
-                continue
             state = session.before_layer(index, state)
             layer_positions.append(state.positions)
+            if session.skips(index):
+                layer_keys.append(0)
+                continue
             state, probe = _run_layer(layer, index, state, session)
             layer_keys.append(probe.key.shape[2])
             session.after_layer(index, state, probe)

@@ -110,7 +110,7 @@ def _tensor_table(path: Path) -> dict[str, TensorEntry]:
     for shard in sorted(set(weight_map.values())):
         if not (path / shard).is_file():
             raise CheckpointError(
-                f"checkpoint shard '{path / shard}' is missing: {_INDEX} names it; download it again"
+                f"checkpoint shard '{path / shard}', named in {_INDEX}, is missing: download it"
             )
         headers[shard] = _read_header(path / shard)
     table = {}

@@ -102,7 +102,8 @@ def load_proprio_projector(
 
 def _shape(tensors: dict[str, torch.Tensor], name: str, file: Path) -> torch.Size:
     if name not in tensors:
-        raise CheckpointError(f"'{file}' has no tensor '{name}' (it has: {sorted(tensors)[:4]} ...)")
+        present = ", ".join(sorted(tensors)[:4])
+        raise CheckpointError(f"'{file}' has no tensor '{name}' (it has: {present} ...)")
     return tensors[name].shape
 
 

@@ -97,7 +97,7 @@ def crop_center(image: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _crop_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # float32 throughout, in the order of tf.image.crop_and_resize, so that positions agree bit by bit.
+    # float32 in the order of tf.image.crop_and_resize, so that positions agree bit by bit.
     side = np.sqrt(np.float32(_CROP_AREA))
     first = (np.float32(1) - side) / np.float32(2)
     last = first + side

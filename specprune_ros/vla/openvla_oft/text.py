@@ -45,8 +45,8 @@ class PromptEncoder:
         self._tokenizer.no_truncation()
         if self._tokenizer.get_vocab_size() > vocab_size:
             raise CheckpointError(
-                f"'{tokenizer_file}' has {self._tokenizer.get_vocab_size()} pieces, but text_config "
-                f"says vocab_size {vocab_size}: tokenizer and weights do not belong together"
+                f"'{tokenizer_file}' has {self._tokenizer.get_vocab_size()} pieces, but "
+                f"text_config says vocab_size {vocab_size}: they do not belong together"
             )
         self.empty_piece_id = self._find_empty_piece(vocab_size)
         self.encode = lru_cache(maxsize=256)(self._encode)
@@ -57,7 +57,7 @@ class PromptEncoder:
             return LLAMA_EMPTY_PIECE
         piece = self._tokenizer.token_to_id(_EMPTY_PIECE)
         if piece is None:
-            raise CheckpointError("tokenizer.json has no lone '\u2581' piece to end the prompt with")
+            raise CheckpointError("tokenizer.json has no lone '\u2581' piece to end a prompt with")
         return piece
 
     def _encode(self, instruction: str) -> Prompt:
