@@ -29,6 +29,10 @@ MAY_IMPORT = {
     "eval": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"},
     "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share", "msg"},
 }
+# Offline work on top of the policy and the simulators, without ROS.
+TOOLS = {"analysis", "bench", "eval", "training"}
+MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"}
+               for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
 PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo"}
 
