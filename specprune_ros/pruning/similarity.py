@@ -1,41 +1,64 @@
-"""How alike the patches of two frames are, per camera."""
+"""How alike the patches of two frames are, per camera.
+
+Every measure is made of sums of whole numbers, which float32 holds exactly for patches of up to
+258 pixels per channel (14 x 14 is 196), and of element-wise float64: all devices give the same
+bits, so they choose the same patches.
+"""
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # constants of SSIM for 8-bit pictures
 
 
-def patch_vectors(frames: torch.Tensor, grid: int) -> torch.Tensor:
-    """uint8 [n_cam, H, W, 3] -> float32 [n_cam, grid*grid, pixels, 3], patches in row-major order."""
-    cameras, height, width, channels = frames.shape
+class PatchSums(NamedTuple):
+    """Sums over the pixels of a patch, float64 [n_cam, N, 3]: two frames a, b, and products."""
+
+    pixels: int
+    a: torch.Tensor
+    b: torch.Tensor
+    aa: torch.Tensor
+    bb: torch.Tensor
+    ab: torch.Tensor
+
+
+def patch_sums(values: torch.Tensor, grid: int) -> torch.Tensor:
+    """float32 [n_cam, H, W, 3] of whole numbers -> float64 [n_cam, grid*grid, 3], row-major."""
+    cameras, height, width, channels = values.shape
     rows, columns = height // grid, width // grid
-    patches = frames.reshape(cameras, grid, rows, grid, columns, channels).float()
-    return patches.permute(0, 1, 3, 2, 4, 5).reshape(cameras, grid * grid, -1, channels)
+    bands = values.reshape(cameras, grid, rows, width * channels).sum(2)
+    sums = bands.reshape(cameras, grid, grid, columns, channels).sum(3)
+    return sums.reshape(cameras, grid * grid, channels).double()
 
 
-def cosine_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def cosine_similarity(sums: PatchSums) -> torch.Tensor:
     """The paper's measure: cosine of the raw RGB values, [n_cam, N]. All-black patches give 0.
 
     Blind to brightness: a flat patch is like any other flat patch of the same hue.
     """
-    a, b = a.flatten(2), b.flatten(2)
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + 1e-8)
+    dot, aa, bb = sums.ab.sum(-1), sums.aa.sum(-1), sums.bb.sum(-1)
+    # One root of the product, not a product of roots: identical patches give exactly 1.
+    norms = torch.sqrt(aa * bb)
+    return torch.where(norms > 0, dot / norms.clamp_min(1.0), 0.0)
 
 
-def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def structural_similarity(sums: PatchSums) -> torch.Tensor:
     """SSIM over each patch (Wang et al. 2004), averaged over the colour channels: [n_cam, N].
 
-    Sees changes of brightness, colour and structure; 1 for identical patches, black ones included,
-    and its constants keep sensor noise on flat patches from counting as change.
+    Sees changes of brightness, colour and structure; exactly 1 for identical patches, black ones
+    included. Its constants keep faint sensor noise (standard deviation of about one grey level) on
+    flat patches from counting as change.
     """
-    mean_a, mean_b = a.mean(2), b.mean(2)  # [n_cam, N, 3]
-    centred_a, centred_b = a - mean_a[:, :, None], b - mean_b[:, :, None]
-    var_a, var_b = (centred_a**2).mean(2), (centred_b**2).mean(2)
-    covariance = (centred_a * centred_b).mean(2)
-    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    n = sums.pixels
+    mean_a, mean_b = sums.a / n, sums.b / n
+    var_a, var_b = sums.aa / n - mean_a * mean_a, sums.bb / n - mean_b * mean_b
+    covariance = sums.ab / n - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a * mean_a + mean_b * mean_b + _C1)
     structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
-    return (luminance * structure).mean(-1)
+    red, green, blue = (luminance * structure).unbind(-1)
+    return (red + green + blue) / 3  # in one order everywhere, as a reduction is not
 
 
 MEASURES = {"cosine": cosine_similarity, "ssim": structural_similarity}
@@ -46,8 +69,19 @@ def patch_similarity(
 ) -> torch.Tensor:
     """Lowest similarity of each patch of ``current`` to the same patch of the references.
 
-    current and references: uint8 [n_cam, H, W, 3]; result float32 [n_cam, N].
+    current and references: uint8 [n_cam, H, W, 3], H and W multiples of ``grid``; result float64
+    [n_cam, N] on the device of ``current``.
     """
-    now = patch_vectors(current, grid)
-    each = [MEASURES[measure](now, patch_vectors(r, grid)) for r in references]
-    return torch.stack(each).amin(0)
+    a = current.float()
+    pixels = (current.shape[1] // grid) * (current.shape[2] // grid)
+    sum_a, sum_aa = patch_sums(a, grid), patch_sums(a * a, grid)
+    lowest = None
+    for reference in references:
+        b = reference.float()
+        sums = PatchSums(
+            pixels, sum_a, patch_sums(b, grid), sum_aa, patch_sums(b * b, grid),
+            patch_sums(a * b, grid),
+        )
+        each = MEASURES[measure](sums)
+        lowest = each if lowest is None else torch.minimum(lowest, each)
+    return lowest
