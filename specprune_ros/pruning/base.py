@@ -26,14 +26,22 @@ class Tokens(Protocol):
 
     def select(self, rows: torch.Tensor) -> Tokens: ...
 
+    def with_hidden(self, hidden: torch.Tensor) -> Tokens: ...
+
 
 class Attention(Protocol):
-    """What a layer attended to: ``weights(rows)`` gives float32 [H, Q, m] over ``key_positions``."""
+    """What a layer attended to: ``weights(rows)`` gives float32 [H, Q, m] over ``key_positions``.
+
+    With ``keys`` (absolute positions [K]) only those columns of the full rows are given, [H, Q, K];
+    for many rows this never holds the whole map.
+    """
 
     positions: torch.Tensor
     key_positions: torch.Tensor
 
-    def weights(self, query_positions: torch.Tensor) -> torch.Tensor: ...
+    def weights(
+        self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
+    ) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)

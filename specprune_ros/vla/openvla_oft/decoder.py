@@ -21,6 +21,8 @@ from transformers.models.llama.modeling_llama import (
 
 from specprune_ros.vla.openvla_oft.weights import Source
 
+_PROBE_ROWS = 64  # rows of attention computed at once; the read-out rows of LIBERO are 56
+
 
 @dataclass(frozen=True)
 class TokenState:
@@ -60,14 +62,25 @@ class AttentionProbe:
     positions: torch.Tensor
     key_positions: torch.Tensor
 
-    def weights(self, query_positions: torch.Tensor) -> torch.Tensor:
-        """float32 [H, Q, m]: post-softmax attention of these rows over all alive keys."""
+    def weights(
+        self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """float32 [H, Q, m]: post-softmax attention of these rows over all alive keys.
+
+        keys [K]: give only the columns of these absolute positions, [H, Q, K]. The softmax runs
+        over all keys either way, for a block of rows at a time.
+        """
         rows = torch.searchsorted(self.positions, query_positions)
+        columns = None if keys is None else torch.searchsorted(self.key_positions, keys)
         query = self.query[0].index_select(1, rows).float()  # [H, Q, d]
         key = self.key[0].float()  # [H_kv, m, d]
         if len(key) != len(query):
             key = key.repeat_interleave(len(query) // len(key), dim=0)
-        return torch.softmax(query @ key.transpose(1, 2) * self.scaling, dim=-1)
+        blocks = []
+        for block in query.split(_PROBE_ROWS, dim=1):
+            weights = torch.softmax(block @ key.transpose(1, 2) * self.scaling, dim=-1)
+            blocks.append(weights if columns is None else weights.index_select(2, columns))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
 
 class DecoderSession(Protocol):
