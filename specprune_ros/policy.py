@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from specprune_ros.errors import ConfigurationError, InferenceError, ObservationError
-from specprune_ros.pruning import controller as control
 from specprune_ros.pruning.base import Pruner, QueryContext, SessionResult
 from specprune_ros.pruning.config import ControllerConfig, SpecPruneConfig, StaticConfig
 from specprune_ros.pruning.episode import Episode, EpisodeState
-from specprune_ros.pruning.frames import Frame, frame_interval
+from specprune_ros.pruning.frames import Frame
 from specprune_ros.pruning.registry import make_pruner
 from specprune_ros.pruning.specprune import SpecPrune
 from specprune_ros.runtime.accounting import DecoderShape
@@ -186,21 +185,30 @@ class Policy:
         stamp: float | None = None,
         ee_twist: np.ndarray | None = None,
         episode: Episode | None = None,
+        action: np.ndarray | None = None,
     ) -> None:
-        """Take camera frames and the end-effector velocity between queries.
+        """Take camera frames and the motion of the end effector between queries.
 
         images as in Observation; stamp in seconds (None: one control period after the last).
-        Frames are only stored here; what is compared later is prepared then.
+        action: [A], the action executed last, where it is not the row of the newest chunk whose
+        time it was. Images are copied and otherwise only stored: what is compared later is
+        prepared then.
         """
         episode = episode or self._episode
         state = episode.state
         stamp = self._stamp(state, stamp)
         if images is not None:
-            frame = self._frame(images, stamp)
+            # The caller may draw the next picture into the same buffer.
+            frame = self._frame(images, stamp, copy=True)
             state = replace(state, ring=state.ring.pushed(frame))
-        if ee_twist is not None:
-            state = self._judge(state, ee_twist, stamp)
-        episode.state = state
+        episode.state = state.judged(self._controller, stamp, ee_twist, action)
+
+    def replan_wanted(self, episode: Episode | None = None) -> bool:
+        """Whether the controller asks for a query before the newest chunk is played to its end.
+
+        Only with ``ControllerConfig.replan``: the mode became fine with actions left to play.
+        """
+        return (episode or self._episode).state.replan
 
     # Queries -------------------------------------------------------------------------------
 
@@ -219,10 +227,12 @@ class Policy:
             proprio = self._proprio(observation.proprio)
             cameras = _ordered_cameras(observation.images)
             layout = self._layout(cameras, prompt, proprio is not None)
-            stamp = self._stamp(episode.state, observation.stamp)
+            stamp = self._stamp(episode.state, observation.stamp, query=True)
             frame = self._frame(observation.images, stamp)
             pixels = self._pixels(frame)
-        state = self._advance(episode.state, frame, observation.ee_twist)
+        state = episode.state.rewound(stamp)
+        state = replace(state, ring=state.ring.pushed(frame))
+        state = state.judged(self._controller, stamp, observation.ee_twist, at_query=True)
         with clock("selection"):
             key = (self.pruner.name, cameras, prompt.text)
             session = self.pruner.begin(self._context(state, frame, layout, key))
@@ -236,14 +246,7 @@ class Policy:
             )
         actions = self.statistics.action.denormalize(normalized)
         report = self._report(state, layout, result, finished, clock)
-        episode.state = replace(
-            state,
-            query_number=state.query_number + 1,
-            last_query=frame,
-            last_actions=actions,
-            history=finished.history,
-            history_key=key,
-        )
+        episode.state = state.after_query(frame, actions, finished.history, key)
         self._cold = False
         return ActionChunk(actions, normalized, report, observation.stamp)
 
@@ -292,18 +295,27 @@ class Policy:
         check_layout(self.model.config, layout)
         return layout
 
-    def _stamp(self, state: EpisodeState, stamp: float | None) -> float:
+    def _stamp(self, state: EpisodeState, stamp: float | None, query: bool = False) -> float:
+        """Seconds. Unstamped frames are one control period apart, unstamped queries with no frame
+        between them one chunk, as its actions have been played."""
         if stamp is not None:
             if not np.isfinite(stamp):
                 raise ObservationError(f"stamp is {stamp}, expected finite seconds")
             return float(stamp)
-        newest = state.ring.newest
-        return 0.0 if newest is None else newest.stamp + self.control_period
+        newest, last = state.ring.newest, state.last_query
+        if newest is None:
+            return 0.0
+        chunk_played = query and last is not None and last.stamp == newest.stamp
+        return newest.stamp + self.control_period * (self.chunk_length if chunk_played else 1)
 
-    def _frame(self, images: Mapping[str, np.ndarray], stamp: float) -> Frame:
-        for name in _ordered_cameras(images):
-            check_image(images[name], name)
-        return Frame(stamp, images, self._prepare)
+    def _frame(
+        self, images: Mapping[str, np.ndarray], stamp: float, copy: bool = False
+    ) -> Frame:
+        cameras = _ordered_cameras(images)
+        checked = {name: check_image(images[name], name) for name in cameras}
+        if copy:
+            checked = {name: image.copy() for name, image in checked.items()}
+        return Frame(stamp, cameras, checked, self._prepare)
 
     def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
         """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
@@ -324,39 +336,15 @@ class Policy:
         ]
         return torch.from_numpy(np.stack(stacked))
 
-    def _advance(
-        self, state: EpisodeState, frame: Frame, ee_twist: np.ndarray | None
-    ) -> EpisodeState:
-        """The state with this query's frame and velocity in it."""
-        if state.last_query is not None and frame.stamp < state.last_query.stamp:
-            # Time was set back: what was seen "before" lies in the future.
-            state = replace(state, last_query=None, history=None)
-        state = replace(state, ring=state.ring.pushed(frame))
-        if ee_twist is None and state.last_actions is not None:
-            # Without a measurement, the command executed last stands for the motion.
-            ee_twist = control.twist_of_action(state.last_actions[-1], self.control_period)
-        return state if ee_twist is None else self._judge(state, ee_twist, frame.stamp)
-
-    def _judge(self, state: EpisodeState, twist: np.ndarray, stamp: float) -> EpisodeState:
-        speeds = control.speeds_of_twist(twist)
-        judged = control.update(state.controller, self._controller, speeds, stamp)
-        return replace(state, controller=judged)
-
     def _context(
         self, state: EpisodeState, frame: Frame, layout: TokenLayout, key: tuple
     ) -> QueryContext:
-        static = self._static
-        speed = state.controller.speeds.translation
-        steps = frame_interval(
-            speed * self.control_period / control.TRANSLATION_UNIT,
-            static.interval_offset,
-            static.interval_slope,
-            static.interval_max,
-        )
-        # Frames of another set of cameras cannot be compared patch by patch.
-        same_cameras = state.history_key[1:2] in ((), (layout.cameras,))
-        step_frame = state.ring.steps_back(frame.stamp, steps) if same_cameras else None
-        query_frame = state.last_query if same_cameras else None
+        interval = self._static.interval
+        speed = state.motion.in_units(interval.speed, self.control_period)
+        # Frames of other cameras cannot be compared patch by patch.
+        past = state.ring.steps_back(frame.stamp, interval.steps_back(speed), frame.cameras)
+        last = state.last_query
+        last = last if last is not None and last.cameras == frame.cameras else None
         return QueryContext(
             layout=layout,
             depth=self.decoder_shape.layers,
@@ -364,8 +352,8 @@ class Policy:
             mode=state.controller.mode,
             query_number=state.query_number,
             frame=torch.from_numpy(frame.pixels),
-            step_frame=_tensor(step_frame, layout),
-            query_frame=_tensor(query_frame, layout),
+            step_frame=None if past is None else torch.from_numpy(past.pixels),
+            query_frame=None if last is None else torch.from_numpy(last.pixels),
             history=state.history if key == state.history_key else None,
         )
 
@@ -400,12 +388,6 @@ class Policy:
                 "vertical": speeds.vertical,
             },
         )
-
-
-def _tensor(frame: Frame | None, layout: TokenLayout) -> torch.Tensor | None:
-    if frame is None or len(frame.pixels) != len(layout.cameras):
-        return None
-    return torch.from_numpy(frame.pixels)
 
 
 def _ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:

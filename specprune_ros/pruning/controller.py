@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from specprune_ros.errors import ObservationError
+from specprune_ros.errors import ActionError, ObservationError
 from specprune_ros.pruning.config import ControllerConfig
 from specprune_ros.types import Mode
 
 TRANSLATION_UNIT = 0.05  # m per controller unit (robosuite OSC_POSE in LIBERO)
 ROTATION_UNIT = 0.5  # rad per controller unit
+
+_TOLERANCE = 1e-6  # s; a time that is up to rounding up is up
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Speeds:
 
     @property
     def known(self) -> bool:
-        return not math.isnan(self.translation)
+        values = (self.translation, self.rotation, self.horizontal, self.vertical)
+        return all(map(math.isfinite, values))
 
 
 def speeds_of_twist(twist: np.ndarray) -> Speeds:
@@ -48,39 +52,109 @@ def speeds_of_twist(twist: np.ndarray) -> Speeds:
 
 
 def twist_of_action(action: np.ndarray, control_period: float) -> np.ndarray:
-    """Commanded twist [6] (m/s, rad/s) of one delta-pose action in controller units."""
+    """Commanded twist [6] (m/s, rad/s) of one delta-pose action in controller units.
+
+    Raises ActionError for fewer than six dimensions or values that are not finite.
+    """
+    action = np.asarray(action, dtype=np.float64)
+    if action.ndim != 1 or len(action) < 6:
+        raise ActionError(f"an action has shape {action.shape}, expected six or more dimensions")
+    if not np.isfinite(action[:6]).all():
+        raise ActionError(f"an action holds non-finite values: {action.tolist()}")
     scale = np.repeat([TRANSLATION_UNIT, ROTATION_UNIT], 3)
-    return np.asarray(action, dtype=np.float64)[:6] * scale / control_period
+    return action[:6] * scale / control_period
+
+
+def low_pass(
+    previous: np.ndarray | None, twist: np.ndarray, elapsed: float, time_constant: float
+) -> np.ndarray:
+    """First-order filter of a twist whose gain follows the real interval (s), as stamps jitter.
+
+    Vectors are filtered, not their norms: noise makes a norm larger on average. Nothing is
+    filtered without a previous value, with a time constant of 0, or where time went backward.
+    """
+    if previous is None or time_constant == 0 or elapsed < 0:
+        return twist
+    return previous + -math.expm1(-elapsed / time_constant) * (twist - previous)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the end effector moved since the previous query: displacement m, path m, duration s."""
+
+    displacement: tuple[float, ...] = (0.0, 0.0, 0.0)
+    path: float = 0.0
+    duration: float = 0.0
+
+    def then(self, twist: np.ndarray, seconds: float) -> Motion:
+        """The motion with a twist [6] that lasted so long."""
+        if seconds <= 0:
+            return self
+        step = np.asarray(twist, dtype=np.float64)[:3] * seconds
+        return Motion(
+            tuple((np.asarray(self.displacement) + step).tolist()),
+            self.path + float(np.linalg.norm(step)),
+            self.duration + seconds,
+        )
+
+    def in_units(self, kind: Literal["mean", "net"], control_period: float) -> float:
+        """The v of the frame interval, in controller units; NaN where nothing is known.
+
+        ``mean``: path per control period; ``net``: length of the displacement.
+        """
+        if self.duration == 0:
+            return math.nan
+        if kind == "net":
+            return float(np.linalg.norm(self.displacement)) / TRANSLATION_UNIT
+        return self.path / self.duration * control_period / TRANSLATION_UNIT
 
 
 @dataclass(frozen=True)
 class ControllerState:
-    """mode in force, the stamp (s) since when, and the speeds it was last judged by."""
+    """mode in force, the stamp (s) of its last change, and what it was last judged by.
+
+    start, stamp: of the first and the last judgement (s). twist: the filtered one, [6].
+    """
 
     mode: Mode = Mode.COARSE
     since: float | None = None
     speeds: Speeds = Speeds()
+    start: float | None = None
+    stamp: float | None = None
+    twist: np.ndarray | None = None
 
 
 def update(
-    state: ControllerState, config: ControllerConfig, speeds: Speeds, stamp: float
+    state: ControllerState,
+    config: ControllerConfig,
+    speeds: Speeds,
+    stamp: float,
+    chunk_end: bool = True,
 ) -> ControllerState:
-    """Judge the mode by new speeds at a stamp in seconds."""
+    """Judge the mode by new speeds at a stamp in seconds.
+
+    chunk_end: no action of the chunk is left (see ``exit_at_chunk_end``). A stamp that goes back
+    starts the waiting times anew. Raises ObservationError for speeds that are not finite.
+    """
+    if not speeds.known:
+        raise ObservationError(f"the end-effector speeds are not finite: {speeds}")
+    start, since = (t if t is None or t <= stamp else stamp for t in (state.start, state.since))
+    start = stamp if start is None else start
+    state = replace(state, speeds=speeds, stamp=stamp, start=start, since=since)
     if not config.enabled:
-        return ControllerState(Mode.COARSE, state.since, speeds)
-    since = stamp if state.since is None else state.since
-    if state.since is not None and stamp - since < config.min_dwell:
-        return replace(state, speeds=speeds)
-    change = _enters_fine(config, speeds) if state.mode is Mode.COARSE else _leaves_fine(
-        config, speeds
-    )
-    if not change:
-        return ControllerState(state.mode, since, speeds)
-    other = Mode.FINE if state.mode is Mode.COARSE else Mode.COARSE
-    return ControllerState(other, stamp, speeds)
+        return replace(state, mode=Mode.COARSE)
+    if stamp - start < config.warm_up - _TOLERANCE:
+        return state
+    if since is not None and stamp - since < config.min_dwell - _TOLERANCE:
+        return state
+    if state.mode is Mode.COARSE:
+        return replace(state, mode=Mode.FINE, since=stamp) if _enters(config, speeds) else state
+    if config.exit_at_chunk_end and not chunk_end:
+        return state
+    return replace(state, mode=Mode.COARSE, since=stamp) if _leaves(config, speeds) else state
 
 
-def _enters_fine(config: ControllerConfig, speeds: Speeds) -> bool:
+def _enters(config: ControllerConfig, speeds: Speeds) -> bool:
     if config.rule == "release":
         return speeds.translation < config.enter_translation or (
             speeds.horizontal < config.enter_horizontal
@@ -94,7 +168,7 @@ def _enters_fine(config: ControllerConfig, speeds: Speeds) -> bool:
     )
 
 
-def _leaves_fine(config: ControllerConfig, speeds: Speeds) -> bool:
+def _leaves(config: ControllerConfig, speeds: Speeds) -> bool:
     if config.rule == "release":
         return speeds.vertical > config.exit_vertical or speeds.rotation > config.exit_rotation
     return (

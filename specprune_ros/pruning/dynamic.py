@@ -1,12 +1,14 @@
 """Arithmetic of the dynamic stage (paper section "dynamic pruning"), on visual tokens only."""
 from __future__ import annotations
 
+import math
+
 import torch
 
 from specprune_ros.pruning.config import DynamicConfig
 
 _EPS = 1e-8
-_SCALE_FREE_SLOPE = 8.0  # the last rank weighs sigma(-8) = 3e-4 of the first, whatever n is
+_SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
 
 
 def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
@@ -23,33 +25,49 @@ def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
     return weights / weights.sum()
 
 
+def _entropy(rows: torch.Tensor) -> torch.Tensor:
+    """Mean over rows [Q, n] of the entropy (nats) of each, renormalised over the visual tokens."""
+    p = rows.double()
+    p = p / p.sum(-1, keepdim=True).clamp_min(1e-300)
+    return -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
+
+
 def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
-    """1 / (mean normalised entropy) of rows [Q, n] of attention over the visual tokens."""
+    """1 / (mean entropy / ln n) of rows [Q, n]: 1 for uniform attention, whatever n is."""
     n = rows.shape[-1]
     if n <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    p = rows.double() / rows.double().sum(-1, keepdim=True).clamp_min(_EPS)
-    entropy = -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
-    normalised = entropy / torch.log(torch.tensor(float(n), dtype=torch.float64))
     # A one-hot layer would have weight 1 / eps and wipe out every other layer for good.
-    return 1.0 / normalised.clamp_min(1e-3)
+    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(1e-3)
+
+
+def entropy_nats_confidence(rows: torch.Tensor) -> torch.Tensor:
+    """1 / mean entropy of rows [Q, n], as the paper's second version prints it."""
+    if rows.shape[-1] <= 1:
+        return torch.ones((), dtype=torch.float64, device=rows.device)
+    return 1.0 / _entropy(rows).clamp_min(1e-3)
 
 
 def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
     """Mean over standard deviation of the layer's attention weights (paper v1)."""
+    if rows.shape[-1] == 0:
+        return torch.ones((), dtype=torch.float64, device=rows.device)
     rows = rows.double()
     return rows.mean() / (rows.std(unbiased=False) + _EPS)
 
 
-CONFIDENCE = {"entropy": entropy_confidence, "mean_std": mean_std_confidence}
+CONFIDENCE = {
+    "entropy": entropy_confidence,
+    "entropy_nats": entropy_nats_confidence,
+    "mean_std": mean_std_confidence,
+}
 
 
 def updated_scores(
-    scores: torch.Tensor, rows: torch.Tensor, config: DynamicConfig
+    scores: torch.Tensor, rows: torch.Tensor, confidence: torch.Tensor, config: DynamicConfig
 ) -> torch.Tensor:
-    """S <- (1 - beta) S + beta * rank weight * confidence; scores [n], rows [Q, n]."""
+    """S <- (1 - beta) S + beta * rank weight * confidence; float64 scores [n], rows [Q, n]."""
     weights = rank_weights(rows.mean(0), config.rank_slope)
-    confidence = CONFIDENCE[config.confidence](rows)
     return (1 - config.beta) * scores + config.beta * weights * confidence
 
 
@@ -62,9 +80,7 @@ def kept_count(visual: int, total: int, config: DynamicConfig) -> int:
     return min(visual, max(kept, config.floor))
 
 
-def lowest_dropped(
-    scores: torch.Tensor, protected: torch.Tensor, keep: int
-) -> torch.Tensor:
+def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> torch.Tensor:
     """Mask [n] of the ``keep`` tokens with the highest score.
 
     Ties go to members of V_global (``protected`` [n] bool), then to the lower position, so that

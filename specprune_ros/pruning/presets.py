@@ -9,6 +9,7 @@ from specprune_ros.pruning.config import (
     CameraBudgets,
     ControllerConfig,
     DynamicConfig,
+    FrameInterval,
     SpecPruneConfig,
     StaticConfig,
 )
@@ -28,6 +29,21 @@ def specprune() -> SpecPruneConfig:
     )
 
 
+def _paper_controller() -> ControllerConfig:
+    """The paper's AND rule on commanded motion: one threshold per speed, no dwell, Delta z <= 0.
+
+    The paper prints no thresholds; those of the default serve.
+    """
+    return ControllerConfig(
+        source="commanded",
+        enter_vertical=0.0,
+        exit_translation=0.10,
+        exit_rotation=0.50,
+        min_dwell=0.0,
+        time_constant=0.0,
+    )
+
+
 def paper_v1() -> SpecPruneConfig:
     """arXiv v1 (September 2025): K = 24 coarse / 40 fine, mean/std confidence, no floor given."""
     coarse, fine = Budget(global_=24, dynamic=20, local=24), Budget(40, 20, 40)
@@ -35,6 +51,7 @@ def paper_v1() -> SpecPruneConfig:
         name="paper_v1",
         budgets=CameraBudgets(coarse, fine, coarse, fine),
         static=StaticConfig(
+            interim_factor=0,  # its FLOPs model counts two full layers
             direction="vision_to_text",
             global_layers=(31,),
             global_rows="instruction",
@@ -50,9 +67,7 @@ def paper_v1() -> SpecPruneConfig:
             floor=0,
             confidence="mean_std",
         ),
-        controller=ControllerConfig(
-            enter_vertical=0.0, exit_translation=0.10, exit_rotation=0.50, min_dwell=0.0
-        ),
+        controller=_paper_controller(),
         first_query="prune",
     )
 
@@ -66,6 +81,7 @@ def paper_icml() -> SpecPruneConfig:
         name="paper_icml",
         budgets=CameraBudgets(coarse, fine, coarse, fine),
         static=StaticConfig(
+            interim_factor=0,
             direction="vision_to_text",
             global_layers=(14, 31),
             global_rows="instruction",
@@ -74,21 +90,25 @@ def paper_icml() -> SpecPruneConfig:
             tau_scene=0.986,
             tau_wrist=0.986,
             compare_last_query=False,
-            interval_offset=7.0,
-            interval_slope=-1.0,
+            interval=FrameInterval(offset=7.0, slope=-1.0),
         ),
         dynamic=DynamicConfig(
-            update_layers=(5, 10, 15, 20), prune_layers=(5, 10, 15, 20), floor=0
+            update_layers=(5, 10, 15, 20),
+            prune_layers=(5, 10, 15, 20),
+            floor=0,
+            confidence="entropy_nats",
         ),
-        controller=ControllerConfig(
-            enter_vertical=0.0, exit_translation=0.10, exit_rotation=0.50, min_dwell=0.0
-        ),
+        controller=_paper_controller(),
         first_query="prune",
     )
 
 
 def release() -> SpecPruneConfig:
-    """The authors' released constants and rules, smaller fine budgets included."""
+    """The authors' released constants and rules, smaller fine budgets included.
+
+    Not reproduced: reading the actions one row late, text windows at fixed positions, comparing a
+    frame with itself where there is no earlier one, and the frozen first steps of an episode.
+    """
     return SpecPruneConfig(
         name="release",
         budgets=CameraBudgets(
@@ -99,30 +119,39 @@ def release() -> SpecPruneConfig:
         ),
         static=StaticConfig(
             global_rows="instruction",
+            global_budget="previous",
             carry=0.0,
             similarity="cosine",
             tau_scene=0.986,
             tau_wrist=0.98,
             dynamic_rule="static_cap",
             compare_last_query=False,
-            interval_offset=22 / 3 - 1,
-            interval_slope=-(16 / 3) / 6,
-            interval_max=6,
+            interval=FrameInterval(
+                slope=-(16 / 3) / 6, added=3, longest=6, lag=1, rounding="trunc", speed="net"
+            ),
         ),
         dynamic=DynamicConfig(
-            update_layers=(14, 19, 24), ratio_of="total", floor=59, rank_slope=1.0
+            update_layers=(14, 19, 24),
+            ratio_of="total",
+            floor=59,
+            rank_slope=1.0,
+            confidence_per="episode",
+            allow_unscored_prune=True,
         ),
         # Controller units per 20 Hz step are metres per second; rotations count 10 rad/s each.
         controller=ControllerConfig(
             rule="release",
+            source="commanded",
             enter_translation=0.35,
             enter_rotation=2.0,
             enter_horizontal=0.1,
             enter_vertical=0.1,
             exit_vertical=0.2,
             exit_rotation=3.0,
-            exit_translation=0.35,
+            exit_at_chunk_end=True,
             min_dwell=0.0,
+            warm_up=0.5,
+            time_constant=0.0,
         ),
         first_query="prune",
         allow_fine_below_coarse=True,

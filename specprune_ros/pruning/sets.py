@@ -6,10 +6,19 @@ import torch
 
 def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Mask [N] of the k largest finite scores [N]; ties go to the lower index on every device."""
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    order = torch.sort(scores, descending=True, stable=True).indices[: max(k, 0)]
+    finite = torch.isfinite(scores)
+    mask = torch.zeros_like(finite)
+    # A NaN sorts above every number: it must not use up a place.
+    ranked = torch.where(finite, scores, -torch.inf)
+    order = torch.sort(ranked, descending=True, stable=True).indices[: max(k, 0)]
     mask[order] = True
-    return mask & torch.isfinite(scores)
+    return mask & finite
+
+
+def split_evenly(k: int, parts: int) -> list[int]:
+    """k over so many parts; the first ones take what does not divide."""
+    share, rest = divmod(k, parts)
+    return [share + (part < rest) for part in range(parts)]
 
 
 def top_k_per_camera(scores: torch.Tensor, budgets: list[int]) -> torch.Tensor:

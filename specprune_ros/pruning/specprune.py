@@ -1,7 +1,8 @@
 """SpecPrune-VLA as a session: static stage after the first layers, dynamic stage further down."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Mapping
 
 import torch
 
@@ -13,17 +14,29 @@ from specprune_ros.pruning.base import (
     Tokens,
 )
 from specprune_ros.pruning.config import SpecPruneConfig
-from specprune_ros.pruning.dynamic import kept_count, lowest_dropped, updated_scores
-from specprune_ros.pruning.sets import changed_patches, top_k_per_camera
+from specprune_ros.pruning.dynamic import (
+    CONFIDENCE,
+    highest_scored,
+    kept_count,
+    updated_scores,
+)
+from specprune_ros.pruning.sets import changed_patches, split_evenly, top_k_per_camera
 from specprune_ros.pruning.similarity import patch_similarity
-from specprune_ros.types import CameraTokens
+from specprune_ros.types import CameraTokens, Mode
 
 
 @dataclass(frozen=True)
-class GlobalHistory:
-    """Scores of the previous query at the global layers: float32 [n_layers, n_cam, N]."""
+class QueryHistory:
+    """What a query leaves to the next one.
 
+    layers, scores: float32 [n_layers, n_cam, N] at the global layers; -inf for a patch without
+    one. mode: of the query. confidence: by layer, where it is kept for the episode.
+    """
+
+    layers: tuple[int, ...]
     scores: torch.Tensor
+    mode: Mode = Mode.COARSE
+    confidence: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 class SpecPrune:
@@ -34,7 +47,7 @@ class SpecPrune:
         self.name = config.name
 
     def begin(self, context: QueryContext) -> PruneSession:
-        return SpecPruneSession(context, self.config.scaled_to(context.depth))
+        return SpecPruneSession(context, self.config)
 
 
 class SpecPruneSession(PruneSession):
@@ -43,9 +56,11 @@ class SpecPruneSession(PruneSession):
     def __init__(self, context: QueryContext, config: SpecPruneConfig) -> None:
         super().__init__(context)
         self.config = config
+        self.schedule = config.schedule(context.depth)
         layout, device = context.layout, context.device
         self.shape = (len(layout.cameras), layout.patches_per_camera)
         self.budgets = [config.budgets.of(name, context.mode) for name in layout.cameras]
+        self.history = self._usable_history()
         self.dense = self._is_dense_query()
         self.alive = torch.ones(self.shape, dtype=torch.bool, device=device)
         empty = torch.zeros(self.shape, dtype=torch.bool, device=device)
@@ -54,43 +69,55 @@ class SpecPruneSession(PruneSession):
         self.local_set = empty
         self._pending: torch.Tensor | None = None  # rows to keep at the next layer
         self._scores = torch.zeros(self.shape, dtype=torch.float64, device=device)
-        self._dynamic_on = config.dynamic.enabled and not self.dense
+        self._dynamic_on = bool(self.schedule.prune) and not self.dense
         self._kept_static: list[int] | None = None
         self._kept_dynamic: list[list[int]] = []
         self._global_scores: dict[int, torch.Tensor] = {}
+        self._confidence = dict(self.history.confidence) if self.history else {}
         self._instruction = _positions(layout.instruction, device)
         self._readout = _positions(layout.readout, device)
 
     # The three sets ------------------------------------------------------------------------
 
+    def _usable_history(self) -> QueryHistory | None:
+        """The previous query's, unless the settings or the cameras have changed since."""
+        history = self.context.history
+        if not isinstance(history, QueryHistory) or history.layers != self.schedule.global_:
+            return None
+        return history if history.scores.shape[1:] == self.shape else None
+
     def _is_dense_query(self) -> bool:
         number, config = self.context.query_number, self.config
-        if number == 0:
-            return config.first_query == "dense"
-        return config.refresh_every > 0 and number % config.refresh_every == 0
+        if config.first_query == "dense" and self.history is None:
+            return True
+        return number > 0 and config.refresh_every > 0 and number % config.refresh_every == 0
 
     def _global_set(self, empty: torch.Tensor) -> torch.Tensor:
-        history = self.context.history
-        if history is None or not self.config.static.use_global:
+        """V_global: the union over the global layers of each one's share of the budget."""
+        history, static = self.history, self.config.static
+        if history is None or not static.use_global:
             return empty
+        mode = history.mode if static.global_budget == "previous" else self.context.mode
+        budgets = [self.config.budgets.of(name, mode) for name in self.layout.cameras]
+        shares = [split_evenly(budget.global_, len(history.scores)) for budget in budgets]
         chosen = empty.clone()
-        layers = len(history.scores)
-        for scores in history.scores:
-            chosen |= top_k_per_camera(scores, [b.global_ // layers for b in self.budgets])
+        for layer, scores in enumerate(history.scores):
+            chosen |= top_k_per_camera(scores, [share[layer] for share in shares])
         return chosen
 
     def _dynamic_set(self, empty: torch.Tensor) -> torch.Tensor:
+        """V_dynamic: patches that changed since the frames looked back at."""
         static, context = self.config.static, self.context
         references = [context.step_frame]
         if static.compare_last_query:
             references.append(context.query_frame)
-        present = [r for r in references if r is not None]
+        present = [r.to(context.device) for r in references if r is not None]
         # Without an earlier frame nothing is known to have moved: never compare with itself.
         if not present or not static.use_dynamic:
             return empty
         similarity = patch_similarity(
-            context.frame, present, self.layout.grid, static.similarity
-        ).to(context.device)
+            context.frame.to(context.device), present, self.layout.grid, static.similarity
+        )
         chosen = [
             changed_patches(row, static.tau(name), budget.dynamic, static.dynamic_rule)
             for row, name, budget in zip(similarity, self.layout.cameras, self.budgets)
@@ -106,29 +133,30 @@ class SpecPruneSession(PruneSession):
         return state.select(keep)
 
     def after_layer(self, layer: int, state: Tokens, attention: Attention) -> None:
-        static, dynamic = self.config.static, self.config.dynamic
-        if layer in static.global_layers:
+        schedule = self.schedule
+        if layer in schedule.global_:
             self._remember(layer, attention)
         if self.dense:
             return
-        if layer in static.local_layers:
-            self._speculate(static.local_layers.index(layer), state, attention)
-        if self._dynamic_on and layer in dynamic.update_layers:
-            self._update_scores(attention)
-        if self._dynamic_on and layer in dynamic.prune_layers:
+        if layer in schedule.local:
+            self._speculate(layer == schedule.local[-1], state, attention)
+        if self._dynamic_on and layer in schedule.update:
+            self._update_scores(layer, attention)
+        if self._dynamic_on and layer in schedule.prune:
             self._prune_dynamic(state)
 
-    def _speculate(self, step: int, state: Tokens, attention: Attention) -> None:
+    def _speculate(self, last: bool, state: Tokens, attention: Attention) -> None:
         """V_local: top-K of this layer's scores among the survivors; drop after each layer."""
         static = self.config.static
-        last = step == len(static.local_layers) - 1
         interim = self.local_set
         if static.use_local:
             scores = self._text_scores(attention)
-            wanted = [b.local for b in self.budgets]
+            wanted = [budget.local for budget in self.budgets]
             self.local_set = self.local_set | top_k_per_camera(scores, wanted)
             wide = [k * static.interim_factor for k in wanted]
             interim = self.local_set | top_k_per_camera(scores, wide)
+        if static.interim_factor == 0 and not last:
+            return
         kept = self.global_set | self.dynamic_set | (self.local_set if last else interim)
         self.alive = self.alive & kept
         self._drop_dead(state)
@@ -143,65 +171,61 @@ class SpecPruneSession(PruneSession):
 
     # Scores --------------------------------------------------------------------------------
 
-    def _visual_keys(self, attention: Attention) -> torch.Tensor:
-        """Columns of the probe that are patches; their positions are ``key_positions[columns]``."""
-        positions = attention.key_positions
-        first, end = self.layout.visual.start, self.layout.visual.stop
-        return torch.nonzero((positions >= first) & (positions < end)).squeeze(1)
-
-    def _scatter(self, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Values of the alive patches -> [n_cam, N], -inf elsewhere."""
-        full = torch.full(
-            (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
-        )
-        full[positions - 1] = values
-        return full.reshape(self.shape)
-
-    def _rows(self, attention: Attention, queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Head-averaged attention [Q, n] of these rows to the alive patches, and their positions."""
-        columns = self._visual_keys(attention)
-        weights = attention.weights(queries)[:, :, columns]
-        return weights.mean(0), attention.key_positions[columns]
+    def _alive_positions(self) -> torch.Tensor:
+        """Absolute positions [n] of the patches that are still there, ascending."""
+        return torch.nonzero(self.alive.flatten()).squeeze(1) + self.layout.visual.start
 
     def _text_scores(self, attention: Attention) -> torch.Tensor:
         """Eq. 1 between the instruction and the patches, either direction: [n_cam, N]."""
+        patches = self._alive_positions()
         if self.config.static.direction == "text_to_vision":
-            rows, positions = self._rows(attention, self._instruction)
-            return self._scatter(rows.mean(0), positions)
-        positions = attention.key_positions[self._visual_keys(attention)]
-        columns = torch.searchsorted(attention.key_positions, self._instruction)
-        weights = attention.weights(positions)[:, :, columns]
-        return self._scatter(weights.mean((0, 2)), positions)
+            weights = attention.weights(self._instruction, patches).mean((0, 1))
+        else:
+            weights = attention.weights(patches, self._instruction).mean((0, 2))
+        return self._scatter(weights, patches)
+
+    def _scatter(self, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Values of patches -> [n_cam, N], -inf elsewhere."""
+        full = torch.full(
+            (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
+        )
+        full[positions - self.layout.visual.start] = values
+        return full.reshape(self.shape)
 
     def _remember(self, layer: int, attention: Attention) -> None:
         """Scores for the next query's V_global; patches not alive keep a decayed old score."""
         static = self.config.static
         if static.global_rows == "readout":
-            rows, positions = self._rows(attention, self._readout)
-            scores = self._scatter(rows.mean(0), positions)
+            patches = self._alive_positions()
+            weights = attention.weights(self._readout, patches).mean((0, 1))
+            scores = self._scatter(weights, patches)
         else:
             scores = self._text_scores(attention)
-        previous = torch.zeros_like(scores)
-        history = self.context.history
-        if history is not None:
-            previous = history.scores[static.global_layers.index(layer)]
-        self._global_scores[layer] = torch.where(
-            torch.isfinite(scores), scores, static.carry * previous
-        )
+        if self.history is not None and static.carry > 0:
+            previous = self.history.scores[self.schedule.global_.index(layer)]
+            scores = torch.where(torch.isfinite(scores), scores, static.carry * previous)
+        self._global_scores[layer] = scores
 
-    def _update_scores(self, attention: Attention) -> None:
-        rows, positions = self._rows(attention, self._readout)
-        flat = self._scores.flatten()
-        index = positions - 1
-        flat[index] = updated_scores(flat[index], rows, self.config.dynamic)
+    def _update_scores(self, layer: int, attention: Attention) -> None:
+        dynamic = self.config.dynamic
+        patches = self._alive_positions()
+        rows = attention.weights(self._readout, patches).mean(0)  # [Q, n]
+        confidence = self._confidence.get(layer)
+        if confidence is None:
+            confidence = CONFIDENCE[dynamic.confidence](rows)
+            if dynamic.confidence_per == "episode":
+                self._confidence[layer] = confidence
+        flat, index = self._scores.flatten(), patches - self.layout.visual.start
+        flat[index] = updated_scores(flat[index], rows, confidence, dynamic)
         self._scores = flat.reshape(self.shape)
 
     def _prune_dynamic(self, state: Tokens) -> None:
         visual = int(self.alive.sum())
-        keep = kept_count(visual, len(state.positions), self.config.dynamic)
+        others = self.layout.length - self.layout.visual_tokens
+        keep = kept_count(visual, visual + others, self.config.dynamic)
         if keep < visual:
             index = torch.nonzero(self.alive.flatten()).squeeze(1)
-            mask = lowest_dropped(
+            mask = highest_scored(
                 self._scores.flatten()[index], self.global_set.flatten()[index], keep
             )
             alive = torch.zeros_like(self.alive).flatten()
@@ -226,14 +250,19 @@ class SpecPruneSession(PruneSession):
             )
             for c, name in enumerate(self.layout.cameras)
         )
-        layers = self.config.static.global_layers
-        scores = torch.stack([self._global_scores[layer] for layer in layers])
+        layers = self.schedule.global_
+        history = QueryHistory(
+            layers,
+            torch.stack([self._global_scores[layer] for layer in layers]),
+            self.context.mode,
+            self._confidence,
+        )
         done = len(self._kept_dynamic)
         return SessionResult(
             cameras,
-            GlobalHistory(scores),
+            history,
             dense_refresh=self.dense,
-            dynamic_layers=self.config.dynamic.prune_layers[:done],
+            dynamic_layers=self.schedule.prune[:done],
         )
 
 
