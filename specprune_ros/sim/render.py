@@ -1,8 +1,11 @@
 """Off-screen images and a window for a MuJoCo model."""
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import weakref
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -34,6 +37,9 @@ class OffscreenRenderer:
             self._gl = None
             raise SimulatorError(f"MuJoCo cannot use the OpenGL context: {error}") from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        # Contexts that live until the interpreter is torn down complain from their __del__.
+        self._at_exit = _closer(self)
+        atexit.register(self._at_exit)
 
     def render(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """Image uint8 [height, width, 3], RGB, upright."""
@@ -58,6 +64,19 @@ class OffscreenRenderer:
             self._context.free()
             self._gl.free()
             self._gl = None
+            atexit.unregister(self._at_exit)
+
+
+def _closer(renderer: OffscreenRenderer) -> Callable[[], None]:
+    """Closes a renderer that is still there, without keeping it alive."""
+    reference = weakref.ref(renderer)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    return close
 
 
 class Viewer:

@@ -244,6 +244,7 @@ class TabletopSimulator:
 
     def set_state(self, state: TabletopState) -> None:
         """Return to a state of this suite."""
+        mujoco.mj_resetData(self._model, self._data)  # warnings, contacts
         mujoco.mj_setState(self._model, self._data, state.physics, _STATE)
         self._controller.goal_rotation = state.goal_rotation.copy()
         self._paint(state.colours)

@@ -1,0 +1,19 @@
+import pytest
+
+from specprune_ros.sim import make_simulator, suite_names
+
+
+@pytest.fixture(scope="module")
+def world():
+    """The default suite; every test starts with its own reset."""
+    simulator = make_simulator("tabletop")
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(scope="module", params=suite_names())
+def any_world(request):
+    """Each suite in turn."""
+    simulator = make_simulator(request.param, render_size=64)
+    yield simulator
+    simulator.close()
