@@ -13,7 +13,7 @@ from ..robot.proprio import ProprioSpec, proprio_vector
 from ..robot.velocity import TwistEstimator
 from .conversions import NANOSECONDS
 from .inputs import History
-from .parameters import Settings
+from .vla_parameters import VlaSettings
 
 _DEPTH = 2000  # joint states: 2 s at 1 kHz
 _EARLY = 100  # joint states kept until a robot description arrives
@@ -47,7 +47,7 @@ class ArmSample:
 class ArmTracker:
     """Follows the arm. Not thread-safe."""
 
-    def __init__(self, settings: Settings, with_proprio: bool) -> None:
+    def __init__(self, settings: VlaSettings, with_proprio: bool) -> None:
         """``with_proprio``: whether the gripper joints are needed besides the arm's."""
         self.samples: History[ArmSample] = History(_DEPTH)
         self._settings = settings
@@ -75,11 +75,11 @@ class ArmTracker:
         self._estimator = None
         self._rebuild(self._settings)
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: VlaSettings) -> None:
         """Use other settings.
 
         Raises:
-            ConfigurationError: they do not fit the description. Settings that did fit stay in
+            ConfigurationError: they do not fit the description. VlaSettings that did fit stay in
                 force then; where none did, the new ones are kept.
         """
         before, self._settings = self._settings, settings
@@ -114,11 +114,13 @@ class ArmTracker:
         self.samples.drop_after(stamp)
         self.forget_motion()
 
-    def _rebuild(self, settings: Settings) -> None:
+    def _rebuild(self, settings: VlaSettings) -> None:
         kinematics = ArmKinematics.from_urdf(
             self._description, settings["base_frame"], settings["tool_frame"])
-        spec = ProprioSpec(settings["gripper.joints"], settings["gripper.scale"],
-                           settings["gripper.offset"], settings["orientation_reference_xyzw"])
+        spec = ProprioSpec(settings["gripper.joints"],
+                           settings.per_item("gripper.scale", "gripper.joints"),
+                           settings.per_item("gripper.offset", "gripper.joints"),
+                           settings["orientation_reference_xyzw"])
         self._estimator = TwistEstimator(kinematics, settings["twist_time_constant"])
         self._spec = spec
         self.samples.clear()

@@ -19,8 +19,8 @@ from .conversions import check_image, stamp_to_ns
 from .faults import FaultBook, FaultCode
 from .inference import CameraError, InferenceThread, Policy, QueryResult, QueryRunner
 from .loading import uses_proprio
-from .parameters import Settings
 from .planner import JOINT_STATES, Job, QueryPlanner, camera_input
+from .vla_parameters import VlaSettings
 
 _POLICY = "policy"
 _DECODING = "decoding"  # of pictures, in the inference thread
@@ -56,7 +56,7 @@ class Engine:
     Every method may be called from any thread. ``lock`` is shared with whoever reads the faults.
     """
 
-    def __init__(self, policy: Policy, settings: Settings, faults: FaultBook,
+    def __init__(self, policy: Policy, settings: VlaSettings, faults: FaultBook,
                  lock: threading.Condition, callbacks: Callbacks) -> None:
         """Start the thread; it is idle until :meth:`activate`.
 
@@ -97,7 +97,7 @@ class Engine:
         with self._lock:
             self._lock.notify_all()
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: VlaSettings) -> None:
         """Use other settings from the next query on; raises ConfigurationError as a veto."""
         with self._lock:
             uses_proprio(settings, self._policy)

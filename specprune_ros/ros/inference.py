@@ -102,7 +102,8 @@ class QueryRunner:
     def _pictures(self, frame: TimedSet, job: Job) -> dict[str, np.ndarray]:
         """camera -> uint8 [H, W, 3], RGB, upright."""
         pictures = {}
-        angles = dict(zip(job.settings["cameras"], job.settings["camera_rotation"]))
+        angles = dict(zip(job.settings["cameras"],
+                          job.settings.per_item("camera_rotation", "cameras")))
         for camera, msg in frame.pictures.images.items():
             try:
                 rgb = (compressed_to_rgb(msg) if isinstance(msg, CompressedImage)

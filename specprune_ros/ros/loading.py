@@ -3,11 +3,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ..errors import ConfigurationError
+from ..policy import load_policy
 from ..share import share_dir
 from .arm_state import ArmTracker
 from .inference import Policy
-from .parameters import Settings
+from .vla_parameters import VlaSettings
 
 #: Dimensions of an action that ActionChunk.EE_DELTA_POSE describes.
 DIMENSION_NAMES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
@@ -21,7 +24,7 @@ class RobotDescriptionError(ConfigurationError):
 DEFAULT_CHECKPOINT = "specprune-tiny"
 
 
-def checkpoint_path(settings: Settings) -> Path:
+def checkpoint_path(settings: VlaSettings) -> Path:
     """Directory of the checkpoint: a path, or the name of one in the package's models folder."""
     given = settings["checkpoint"] or DEFAULT_CHECKPOINT
     path = Path(given).expanduser()
@@ -29,19 +32,14 @@ def checkpoint_path(settings: Settings) -> Path:
     return installed if len(path.parts) == 1 and not path.exists() else path
 
 
-def load(settings: Settings) -> Policy:
+def load(settings: VlaSettings) -> Policy:
     """Load and warm up the policy.
 
     Raises:
         CheckpointError: files are missing, broken or do not fit one another.
         ConfigurationError: parameters are out of range or do not fit the checkpoint.
     """
-    # Loads torch, which tests of the node do without.
-    from ..policy import load_policy
-
     if settings["num_threads"]:
-        import torch
-
         torch.set_num_threads(settings["num_threads"])
     policy = load_policy(
         checkpoint_path(settings),
@@ -58,7 +56,7 @@ def load(settings: Settings) -> Policy:
     return policy
 
 
-def uses_proprio(settings: Settings, policy: Policy) -> bool:
+def uses_proprio(settings: VlaSettings, policy: Policy) -> bool:
     """Whether the policy is given proprio.
 
     Raises:
@@ -82,7 +80,7 @@ def uses_proprio(settings: Settings, policy: Policy) -> bool:
     return True
 
 
-def describe_from_file(arm: ArmTracker, settings: Settings) -> None:
+def describe_from_file(arm: ArmTracker, settings: VlaSettings) -> None:
     """Give the arm the robot description of robot_description_file.
 
     Raises:
@@ -98,7 +96,7 @@ def describe_from_file(arm: ArmTracker, settings: Settings) -> None:
         raise RobotDescriptionError(f"{path}: {error}") from error
 
 
-def fingerprint(settings: Settings) -> tuple:
+def fingerprint(settings: VlaSettings) -> tuple:
     """What decides whether configuring can succeed; it changes when a parameter or a file does."""
     files = [Path(settings["robot_description_file"]).expanduser()]
     folder = checkpoint_path(settings)

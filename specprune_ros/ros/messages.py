@@ -14,11 +14,11 @@ from .conversions import ns_to_stamp
 from .engine import Counters
 from .inference import QueryResult
 from .loading import DIMENSION_NAMES
-from .parameters import Settings
 from .planner import QueryPlanner
+from .vla_parameters import VlaSettings
 
 
-def header(stamp: int, settings: Settings) -> Header:
+def header(stamp: int, settings: VlaSettings) -> Header:
     """Header with a stamp in ns and the base frame of the arm."""
     return Header(stamp=ns_to_stamp(stamp), frame_id=settings["base_frame"])
 
@@ -107,7 +107,7 @@ class Health:
         return (self.state, self.fault_code, self.fault_text, self.parameter_revision, task)
 
 
-def status_message(health: Health, now: int, settings: Settings) -> VlaStatus:
+def status_message(health: Health, now: int, settings: VlaSettings) -> VlaStatus:
     """VlaStatus at ``now`` (ns)."""
     msg = VlaStatus(header=header(now, settings), state=health.state,
                     fault_code=health.fault_code, fault_text=health.fault_text,

@@ -9,7 +9,7 @@ from ..errors import ObservationError
 from .arm_state import ArmSample, ArmTracker, JointReading
 from .conversions import NANOSECONDS
 from .inputs import ImageSet, ImageSynchronizer
-from .parameters import Settings
+from .vla_parameters import VlaSettings
 
 _READY_SETS = 16  # sets kept while a query runs; the frame ring looks back 11 periods at most
 _ANOTHER_CLOCK = 1e6  # s; no plain delay is as long
@@ -41,7 +41,7 @@ class Job:
     query: TimedSet | None
     instruction: str
     episode: int
-    settings: Settings
+    settings: VlaSettings
 
 
 class QueryPlanner:
@@ -51,7 +51,7 @@ class QueryPlanner:
     the nearest is known and the result does not depend on which topic is faster.
     """
 
-    def __init__(self, settings: Settings, needs_arm: bool) -> None:
+    def __init__(self, settings: VlaSettings, needs_arm: bool) -> None:
         """``needs_arm``: no query without proprio; otherwise the arm is used if it reports."""
         self.settings = settings
         self.needs_arm = needs_arm
@@ -75,7 +75,7 @@ class QueryPlanner:
         """Observations that could not be assembled because of their stamps."""
         return self.sync.unmatched + self.arm_mismatches
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: VlaSettings) -> None:
         """Use other settings; raises ConfigurationError as ArmTracker.apply does."""
         self.arm.apply(settings)
         self.settings = settings
@@ -234,7 +234,9 @@ class QueryPlanner:
             return self.needs_arm
         if newest >= stamp:
             return False
-        return self.needs_arm or stamp - newest <= _ns(self.settings["input_timeout"])
+        # The arm reports later than the cameras, unless it has stopped to report.
+        return self.needs_arm or (
+            self._ready[-1].stamp - newest <= _ns(self.settings["input_timeout"]))
 
     def _out_of_step(self, now: int) -> bool:
         """Whether pictures come, but none that can be matched."""

@@ -30,8 +30,9 @@ from .faults import Fault, FaultBook, FaultCode
 from .inference import Policy, QueryResult
 from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
 from .messages import Health, chunk_message, stats_message, status_message
-from .parameters import ParameterServer, Settings
+from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
+from .vla_parameters import VlaSettings
 
 STATES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of VlaStatus, by value
 STATUS_PERIOD = 0.5  # s of wall time
@@ -44,7 +45,7 @@ class VlaNode(LifecycleNode):
     Its callbacks belong to a single-threaded executor.
     """
 
-    def __init__(self, load_policy: Callable[[Settings], Policy] = load, **kwargs) -> None:
+    def __init__(self, load_policy: Callable[[VlaSettings], Policy] = load, **kwargs) -> None:
         """``load_policy`` makes the policy from the parameters; ``kwargs`` as for rclpy's Node."""
         super().__init__("vla_node", **kwargs)
         self._load_policy = load_policy
@@ -54,7 +55,8 @@ class VlaNode(LifecycleNode):
         self._lifecycle = VlaStatus.UNCONFIGURED
         self._published_edge: tuple | None = None
         self._faults = FaultBook(self._on_fault_begin, self._on_fault_end)
-        self._parameter_server = ParameterServer(self, self._apply, self._publish_changed_status)
+        self._parameter_server = ParameterServer(
+            self, VlaSettings, self._apply, self._publish_changed_status)
         # Until the first success; after a failure only when something has changed.
         self._autostart = self._parameter_server.settings["autostart"]
         self._failed_with: tuple | None = None
@@ -133,7 +135,7 @@ class VlaNode(LifecycleNode):
         self._lifecycle = lifecycle
         self._publish_status()
 
-    def _open(self, settings: Settings) -> None:
+    def _open(self, settings: VlaSettings) -> None:
         """Open the topics and services that belong to a policy."""
         engine = self._engine
         compressed = settings["image_transport"] == "compressed"
@@ -199,7 +201,7 @@ class VlaNode(LifecycleNode):
             self._engine.wake()
         self._publish_status()
 
-    def _apply(self, settings: Settings) -> None:
+    def _apply(self, settings: VlaSettings) -> None:
         if self._engine is not None:
             self._engine.apply(settings)
 

@@ -1,0 +1,70 @@
+"""A policy without a network, for tests of vla_node: it remembers what it was asked."""
+import threading
+
+import numpy as np
+
+from specprune_ros.types import ActionChunk, CameraTokens, Mode, PruneReport
+
+
+class FakePolicy:
+    """Follows specprune_ros.policy.Policy as far as vla_node uses it.
+
+    ``fault``: what the next queries do wrong: an exception to raise, or actions to return.
+    ``gate``: cleared by a test, it holds queries up until it is set.
+    """
+
+    uses_proprio = True
+    proprio_dim = 8
+    action_dim = 7
+    chunk_length = 8
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.pruning = settings["pruning"]
+        self.observations = []
+        self.episodes = []
+        self.fault = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()  # a query has begun
+
+    def make_episode(self):
+        self.episodes.append({"number": len(self.episodes), "queries": 0, "frames": []})
+        return self.episodes[-1]
+
+    def set_pruning(self, name):
+        self.pruning = name
+
+    def observe(self, images, stamp, ee_twist=None, episode=None):
+        episode["frames"].append(round(stamp, 6))
+
+    def predict(self, observation, episode=None):
+        self.entered.set()
+        assert self.gate.wait(60.0)
+        self.observations.append(observation)
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        actions = np.arange(56, dtype=np.float64).reshape(8, 7) / 100
+        if self.fault is not None:
+            actions = self.fault
+        number = episode["queries"]
+        episode["queries"] += 1
+        return ActionChunk(actions, actions.astype(np.float32), self._report(number),
+                           observation.stamp)
+
+    def _report(self, number):
+        return PruneReport(
+            method=self.pruning,
+            mode=Mode.FINE,
+            query_number=number,
+            kept_positions=(np.arange(20), np.arange(12), np.arange(9)),
+            cameras=(CameraTokens("primary", 8, 3, 2, 1, 5, (4, 3)),
+                     CameraTokens("wrist", 8, 2, 2, 2, 6, (5, 2))),
+            dynamic_layers=(1, 2),
+            stage_ms={"preprocess": 1.0, "decoder": 20.0},
+            flops=10.0,
+            dense_flops=40.0,
+            dense_refresh=number == 0,
+            thresholds={"tau_scene": 0.9},
+            speeds={"translation": 0.5, "rotation": 0.25, "vertical": -0.1},
+        )

@@ -1,0 +1,162 @@
+"""The parameter table: what is declared, what is vetoed, what config/vla.yaml says."""
+import pytest
+
+pytest.importorskip("rclpy")
+
+import yaml  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from specprune_ros.errors import ConfigurationError  # noqa: E402
+from specprune_ros.ros.parameters import Change, ParameterServer  # noqa: E402
+from specprune_ros.ros.vla_parameters import VLA_PARAMETERS, VlaSettings  # noqa: E402
+from specprune_ros.share import share_dir  # noqa: E402
+
+
+@pytest.fixture
+def node(ros):
+    return ros.node("parameters")
+
+
+@pytest.fixture
+def server(node):
+    return ParameterServer(node, VlaSettings, apply=lambda settings: None, changed=lambda: None)
+
+
+def change(node, **values):
+    """Result of setting parameters, all at once; __ in a name stands for a dot."""
+    return node.set_parameters_atomically(
+        [Parameter(name.replace("__", "."), value=value) for name, value in values.items()])
+
+
+def test_defaults_fit_together():
+    VlaSettings().check()
+
+
+def test_table_declares_type_description_range_and_read_only(node, server):
+    for spec in VLA_PARAMETERS:
+        described = node.describe_parameter(spec.name)
+        assert described.type == spec.type.value
+        assert described.description == spec.description and spec.description.endswith(".")
+        assert described.read_only == (spec.change is Change.START)
+        assert spec.change.value in described.additional_constraints
+        for choice in spec.choices:
+            assert choice in described.additional_constraints
+    assert node.describe_parameter("sync_slop").floating_point_range[0].to_value == 1.0
+    assert node.describe_parameter("replan_steps").integer_range[0].from_value == 1
+
+
+@pytest.mark.parametrize("values, reason", [
+    ({"replan_steps": 9}, "replan_steps (9) is more than chunk_length (8)"),
+    ({"replan_steps": 0}, "replan_steps"),
+    ({"sync_slop": 2.0}, "sync_slop"),
+    ({"input_timeout": float("nan")}, "input_timeout"),
+    ({"pruning": "most"}, "choose one of off, specprune"),
+    ({"dtype": "int8"}, "float32, bfloat16, float16"),
+    ({"camera_rotation": [0, 45]}, "0, 90, 180 or 270"),
+    ({"camera_rotation": [0, 0, 0]}, "camera_rotation has 3 values, but cameras has 2"),
+    ({"cameras": ["wrist", "primary"]}, "first must be primary"),
+    ({"cameras": ["primary", "primary wrist"]}, "letters, digits"),
+    ({"cameras": ["primary", "overhead"]}, "wrist in their names"),
+    ({"gripper__joints": ["finger"]}, "gripper.scale has 2 values, but gripper.joints has 1"),
+    ({"gripper__scale": [1.0, float("inf")]}, "finite"),
+    ({"orientation_reference_xyzw": [0.0, 0.0, 0.0, 0.0]}, "quaternion"),
+    ({"unit_scale__rotation": 0.0}, "unit_scale.rotation"),
+    ({"autostart": False}, "read-only"),
+])
+def test_veto_has_a_reason_and_changes_nothing(node, server, values, reason):
+    before = server.settings
+    result = change(node, **values)
+    assert not result.successful
+    assert reason in result.reason
+    assert server.settings is before
+
+
+def test_changes_that_only_fit_together_are_made_together(node, server):
+    assert not change(node, replan_steps=16).successful
+    assert change(node, replan_steps=16, chunk_length=16).successful
+    assert (server.settings["replan_steps"], server.settings.revision) == (16, 1)
+
+
+def test_each_change_has_a_revision(node, server):
+    for revision, slop in enumerate((0.1, 0.2, 0.3), 1):
+        assert change(node, sync_slop=slop).successful
+        assert (server.settings["sync_slop"], server.settings.revision) == (slop, revision)
+
+
+def test_same_value_again_is_no_change(node, server):
+    assert change(node, sync_slop=0.02).successful
+    assert server.settings.revision == 0
+
+
+def test_one_value_stands_for_all():
+    settings = VlaSettings({"camera_rotation": [180]})
+    settings.check()
+    assert settings.per_item("camera_rotation", "cameras") == (180, 180)
+
+
+def test_values_that_never_fitted_are_mended_one_after_another(ros):
+    wrong = {"cameras": ["primary"], "camera_rotation": [0, 90], "replan_steps": 9}
+    node = ros.node("from_a_file", parameter_overrides=[
+        Parameter(name, value=value) for name, value in wrong.items()])
+    server = ParameterServer(node, VlaSettings, lambda settings: None, lambda: None)
+    with pytest.raises(ConfigurationError):
+        server.settings.check()
+    assert not change(node, pruning="most").successful
+    assert change(node, camera_rotation=[90]).successful
+    assert change(node, replan_steps=8).successful
+    server.settings.check()
+    assert not change(node, replan_steps=9).successful
+
+
+def test_settings_are_not_changed_under_their_user(node, server):
+    used = server.settings
+    assert change(node, sync_slop=0.5).successful
+    assert used["sync_slop"] == 0.02
+
+
+def test_what_needs_another_policy_can_change_only_while_unconfigured(node, server):
+    server.configured = True
+    for spec in VLA_PARAMETERS:
+        value = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+        # Setting the value it has is no change, and what a parameter file loaded again does.
+        assert spec.read_only or change(node, **{spec.name: value}).successful
+    result = change(node, checkpoint="other")
+    assert not result.successful and "cleanup" in result.reason
+    assert change(node, pruning="off").successful
+    server.configured = False
+    assert change(node, checkpoint="other").successful
+
+
+def test_veto_of_the_node_is_passed_on(node):
+    def refuse(settings):
+        if settings["tool_frame"] == "flange":
+            raise ConfigurationError("no link flange")
+
+    server = ParameterServer(node, VlaSettings, refuse, changed=lambda: None)
+    assert change(node, tool_frame="flange").reason == "no link flange"
+    assert server.settings["tool_frame"] == "panda_hand_tcp"
+
+
+def test_other_parameters_are_not_ours_to_judge(node, server):
+    node.declare_parameter("somebody_elses", 1)
+    assert change(node, somebody_elses=2).successful
+    assert server.settings.revision == 0
+
+
+def test_shipped_file_has_every_parameter_with_its_default():
+    sections = yaml.safe_load((share_dir() / "config" / "vla.yaml").read_text())
+    values = dict(flat(sections["/**/vla_node"]["ros__parameters"]))
+    assert list(values) == [spec.name for spec in VLA_PARAMETERS]
+    settings = VlaSettings(values)
+    settings.check()
+    assert dict(settings) == dict(VlaSettings())
+    for spec in VLA_PARAMETERS:  # YAML 1 is no float for ROS
+        assert Parameter.Type.from_parameter_value(values[spec.name]) == spec.type
+
+
+def flat(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
