@@ -21,7 +21,7 @@ from specprune_ros.pruning.episode import Episode, EpisodeState
 from specprune_ros.pruning.frames import Frame
 from specprune_ros.pruning.registry import make_pruner
 from specprune_ros.pruning.specprune import SpecPrune
-from specprune_ros.runtime.accounting import DecoderShape
+from specprune_ros.runtime.accounting import QueryShape
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
@@ -104,17 +104,8 @@ class Policy:
         self._jpeg_roundtrip = jpeg_roundtrip
         self._warned_no_proprio = False
         self._cold = True
-        llama = loaded.model.config.llama
-        head_dim = getattr(llama, "head_dim", None) or (
-            llama.hidden_size // llama.num_attention_heads
-        )
-        self.decoder_shape = DecoderShape(
-            llama.hidden_size,
-            llama.intermediate_size,
-            llama.num_attention_heads * head_dim,
-            llama.num_key_value_heads * head_dim,
-            llama.num_hidden_layers,
-        )
+        self.query_shape = QueryShape.of(loaded.model)
+        self.decoder_shape = self.query_shape.decoder
         self.set_pruning(pruning)
         self._episode = self.make_episode()
 

@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
+from specprune_ros.errors import ConfigurationError
 from specprune_ros.vla.openvla_oft.weights import Source
 
 _PROBE_ROWS = 64  # rows of attention computed at once; the read-out rows of LIBERO are 56
@@ -138,8 +139,13 @@ class Decoder(nn.Module):
     def forward(
         self, embeddings: torch.Tensor, readout: torch.Tensor, session: DecoderSession
     ) -> DecoderOutput:
-        """embeddings [1, S, D] of the full sequence; readout [R] absolute positions."""
-        length = embeddings.shape[1]
+        """embeddings [1, S, D] of the full sequence; readout [R] absolute positions.
+
+        Raises ConfigurationError for a batch: rows are dropped for one query at a time.
+        """
+        batch, length = embeddings.shape[:2]
+        if batch != 1:
+            raise ConfigurationError(f"the decoder runs one query at a time, not {batch}")
         cos, sin = self.rope_tables(length, embeddings)
         positions = torch.arange(length, device=embeddings.device)
         state = TokenState(embeddings, positions, cos, sin)
