@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .errors import ConfigurationError, SpecpruneError
@@ -63,6 +64,10 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("suite", "sim_bridge_node", "suite of simulated worlds"),
 )
 
+#: What sim_bridge_node publishes and vla_node reads at every control period.
+SIM_TOPICS = tuple(f"camera/{name}/image_raw{suffix}" for name in ("primary", "wrist")
+                   for suffix in ("", "/compressed")) + ("joint_states",)
+
 PARAMS_FILE = "config/vla.yaml"
 FASTDDS_PROFILES = "config/fastdds_shm.xml"
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -107,6 +112,21 @@ def node_command(spec: NodeSpec, params_file: Path,
     return command + list(ros_args)
 
 
+def lossless_inputs(namespace: str = "") -> dict[str, object]:
+    """Parameters that make vla_node miss no observation of the simulated world.
+
+    Its subscriptions are best effort, as camera drivers need. In lockstep a lost picture would
+    leave a hole in the frame ring on a slow machine and make the result depend on it.
+    """
+    prefix = f"/{namespace.strip('/')}/" if namespace.strip("/") else "/"
+    parameters: dict[str, object] = {}
+    for topic in SIM_TOPICS:
+        start = f"qos_overrides.{prefix}{topic}.subscription"
+        parameters[f"{start}.reliability"] = "reliable"
+        parameters[f"{start}.depth"] = 32
+    return parameters
+
+
 def find_params_file(path: str | Path | None) -> Path:
     """The parameter file: ``path``, or the one that is installed. ConfigurationError if missing."""
     from .share import share_dir
@@ -130,16 +150,22 @@ def prepare_environment(environment: MutableMapping[str, str]) -> socket.socket 
         environment.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:
         environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    profiles = share_dir() / FASTDDS_PROFILES
-    # Fast DDS 2 (Humble, Jazzy) and 3 (Kilted) read one name each.
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-        environment.setdefault(name, str(profiles))
+    environment.setdefault(_fastdds_variable(), str(share_dir() / FASTDDS_PROFILES))
     environment.setdefault("PYTHONUNBUFFERED", "1")
     if environment.get("ROS_DOMAIN_ID"):
         return None
     domain, lock = reserve_domain()
     environment["ROS_DOMAIN_ID"] = str(domain)
     return lock
+
+
+def _fastdds_variable() -> str:
+    """Name of the variable that Fast DDS takes its profiles from; Kilted's warns about the old."""
+    try:
+        old = int(version("rclpy").split(".")[0]) < 9  # Humble 3, Jazzy 7, Kilted 9
+    except PackageNotFoundError:
+        old = False
+    return "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def reserve_domain() -> tuple[int, socket.socket]:
@@ -202,13 +228,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def commands(specs: Sequence[NodeSpec], params_file: Path, values: Mapping[str, str | None],
-             use_sim_time: bool, **options: object) -> dict[str, list[str]]:
-    """Command lines by node name; ``options`` as in :func:`node_command`."""
-    parameters = node_parameters(values)
-    return {spec.name: node_command(
-        spec, params_file, {"use_sim_time": use_sim_time, **parameters[spec.name]}, **options)
-        for spec in specs}
+def commands(params_file: Path, values: Mapping[str, str | None], *, sim: bool = True,
+             use_sim_time: bool | None = None, namespace: str = "", log_level: str = "",
+             ros_args: Sequence[str] = (),
+             extra: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, list[str]]:
+    """Command lines by node name.
+
+    values: of ARGUMENTS, by name. sim: with the simulated world. use_sim_time: None follows sim.
+    extra: more parameters, by node. The rest as in :func:`node_command`.
+    """
+    use_sim_time = sim if use_sim_time is None else use_sim_time
+    by_node = node_parameters(values)
+    result = {}
+    for spec in select_nodes(sim):
+        parameters = {"use_sim_time": use_sim_time, **by_node[spec.name],
+                      **(extra or {}).get(spec.name, {})}
+        if sim and not spec.simulation:
+            parameters = {**lossless_inputs(namespace), **parameters}
+        result[spec.name] = node_command(spec, params_file, parameters, namespace, log_level,
+                                         ros_args)
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,10 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         params_file = find_params_file(args.params_file)
         lock = prepare_environment(os.environ)
-        sim_time = args.use_sim_time == "true" if args.use_sim_time else args.sim
+        sim_time = args.use_sim_time == "true" if args.use_sim_time else None
         group = ProcessGroup(echo=lambda line: sys.stderr.write(line + "\n"))
         with group:
-            group.start(commands(select_nodes(args.sim), params_file, vars(args), sim_time,
+            group.start(commands(params_file, vars(args), sim=args.sim, use_sim_time=sim_time,
                                  namespace=args.namespace, log_level=args.log_level,
                                  ros_args=ros_args))
             sys.stderr.write(f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} "

@@ -9,6 +9,9 @@ from .errors import SpecpruneError
 
 PACKAGE = "specprune_ros"
 
+#: The checkpoint that comes with the package.
+DEFAULT_CHECKPOINT = "specprune-tiny"
+
 
 def share_dir() -> Path:
     """Return the folder that holds ``config/``, ``launch/``, ``models/`` and ``package.xml``.
@@ -33,6 +36,17 @@ def share_dir() -> Path:
         f"{', '.join(map(str, folders))}. Install the package with `pip install .` or "
         "`colcon build`, and source the workspace's setup file."
     )
+
+
+def checkpoint_dir(given: str = "") -> Path:
+    """Directory of a checkpoint: a path, or the name of one that is installed with the package.
+
+    An empty string stands for the one that comes with the package. The directory need not exist.
+    """
+    path = Path(given or DEFAULT_CHECKPOINT).expanduser()
+    if len(path.parts) == 1 and not path.exists():
+        return share_dir() / "models" / path
+    return path
 
 
 def _own_prefixes() -> list[Path]:

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import ConfigurationError
 from ..policy import load_policy
-from ..share import share_dir
+from ..share import checkpoint_dir
 from .arm_state import ArmTracker
 from .inference import Policy
 from .vla_parameters import VlaSettings
@@ -20,16 +20,9 @@ class RobotDescriptionError(ConfigurationError):
     """The file robot_description_file cannot be used."""
 
 
-#: The checkpoint that comes with the package.
-DEFAULT_CHECKPOINT = "specprune-tiny"
-
-
 def checkpoint_path(settings: VlaSettings) -> Path:
     """Directory of the checkpoint: a path, or the name of one in the package's models folder."""
-    given = settings["checkpoint"] or DEFAULT_CHECKPOINT
-    path = Path(given).expanduser()
-    installed = share_dir() / "models" / given
-    return installed if len(path.parts) == 1 and not path.exists() else path
+    return checkpoint_dir(settings["checkpoint"])
 
 
 def load(settings: VlaSettings) -> Policy:

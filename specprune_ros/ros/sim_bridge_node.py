@@ -109,7 +109,9 @@ class SimBridgeNode(Node):
         # Time goes on from episode to episode: it never jumps back, and it never is 0, which ROS
         # takes for "no time yet".
         base_ns = self._now_ns + self._period_ns - round(first.stamp * NANOSECONDS)
-        episode = Episode(number, init_state, self.simulator.instruction, base_ns, first)
+        # Stripped, as vla_node repeats it in its chunks.
+        instruction = self.simulator.instruction.strip()
+        episode = Episode(number, init_state, instruction, base_ns, first)
         self._player.reset()
         self._outputs.instruct(episode.instruction)
         self._link.begin_episode(episode.instruction,

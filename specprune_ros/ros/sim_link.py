@@ -20,7 +20,7 @@ from .sim_chunks import ChunkContract, PlayableChunk, playable_chunk
 from .sim_outputs import LATCHED
 
 RETRY_S = 0.5  # between two calls of a service that refused
-_MAX_SPIN_S = 1.0
+_MAX_SPIN_S = 0.1  # services that come up wake nobody
 
 
 class PolicyLink:
@@ -41,7 +41,7 @@ class PolicyLink:
         self._exact = False
         self._newest: PlayableChunk | None = None
         self._status: VlaStatus | None = None
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._rejection = ""
         self.rejected = 0
         self._chunks = node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, 10)
@@ -100,18 +100,18 @@ class PolicyLink:
         if not self._reset.service_is_ready():
             ready = self.spin_until(self._reset.service_is_ready, min(self._timeout, 2.0))
             if not ready:
-                self._complain(f"waiting for service {self._reset.srv_name}: is vla_node up and "
-                               "configured?")
+                self._complain("service", f"waiting for service {self._reset.srv_name}: is "
+                               "vla_node up and configured?")
                 return False
         future = self._reset.call_async(Trigger.Request())
         if not self.spin_until(future.done, self._timeout):
             self._reset.remove_pending_request(future)
-            self._complain(f"no answer from {self._reset.srv_name} in {self._timeout:g} s"
-                           f"{self._policy_state()}; trying again")
+            self._complain("answer", f"no answer from {self._reset.srv_name} in "
+                           f"{self._timeout:g} s{self._policy_state()}; trying again")
             return False
         answer = future.result()
         if not answer.success:
-            self._complain(f"{self._reset.srv_name} refused: {answer.message}"
+            self._complain("refusal", f"{self._reset.srv_name} refused: {answer.message}"
                            f"{self._policy_state()}; trying again")
         return answer.success
 
@@ -129,8 +129,9 @@ class PolicyLink:
     def await_chunk(self, republish: Callable[[], None]) -> PlayableChunk:
         """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out."""
         while not self.spin_until(lambda: self._newest is not None, self._timeout):
-            self._complain(f"no chunk for the observation at {self._earliest_ns / 1e9:.3f} s after "
-                           f"{self._timeout:g} s{self._policy_state()}; publishing it again")
+            self._complain("chunk", f"no chunk for the observation at "
+                           f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
+                           f"{self._policy_state()}; publishing it again")
             republish()
         self._content("chunks arrive again")
         chunk, self._newest = self._newest, None
@@ -164,15 +165,15 @@ class PolicyLink:
 
     # ---- logs: once when something begins, once when it ends ---------------------------------
 
-    def _complain(self, text: str) -> None:
-        if not self._complaint:
+    def _complain(self, kind: str, text: str) -> None:
+        if kind not in self._complaints:
+            self._complaints.add(kind)
             self._log.warning(text)
-        self._complaint = text
 
     def _content(self, text: str) -> None:
-        if self._complaint:
+        if self._complaints:
             self._log.info(text)
-        self._complaint = ""
+        self._complaints.clear()
 
     def _policy_state(self) -> str:
         if self._status is None or not self._status.fault_text:

@@ -22,12 +22,15 @@ class WorldOutputs:
 
     def __init__(self, node: Node, parameters: BridgeParameters) -> None:
         self._compressed = parameters.image_transport == "compressed"
+        # In lockstep this many observations may be on their way before the world waits for an
+        # answer: a reliable subscription of the same depth loses none, however slow it is.
+        depth = max(16, parameters.replan_steps + 1)
         kind, suffix = (CompressedImage, "/compressed") if self._compressed else (Image, "")
         self._cameras = {
-            name: (node.create_publisher(kind, f"camera/{name}/image_raw{suffix}", 5), frame)
+            name: (node.create_publisher(kind, f"camera/{name}/image_raw{suffix}", depth), frame)
             for name, frame in zip(parameters.cameras, parameters.frame_ids, strict=True)}
         self._clock = node.create_publisher(Clock, "/clock", 10)
-        self._joints = node.create_publisher(JointState, "joint_states", 10)
+        self._joints = node.create_publisher(JointState, "joint_states", depth)
         self._description = node.create_publisher(String, "robot_description", LATCHED)
         self._instruction = node.create_publisher(String, "instruction", LATCHED)
         self._status = node.create_publisher(SimStatus, "sim_status", 50)

@@ -1,5 +1,4 @@
 """A scripted policy over DDS, for the tests of sim_bridge_node."""
-import time
 from array import array
 from pathlib import Path
 
@@ -97,13 +96,3 @@ def every_eighth(policy, stamp, count):
 
 def nanoseconds(stamp):
     return stamp.sec * 1_000_000_000 + stamp.nanosec
-
-
-def spin_until(executor, condition, timeout=60.0):
-    """Serve callbacks until the condition holds; False if it does not within the time."""
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        executor.spin_once(timeout_sec=0.05)
-    return True

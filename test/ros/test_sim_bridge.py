@@ -1,89 +1,61 @@
 """sim_bridge_node in a process of its own, over DDS, with a scripted policy on the other side."""
 import os
+import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("rclpy")
 sys.path.append(str(Path(__file__).parent))  # the helper modules beside this file
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sim_bridge_fakes import INSTRUCTIONS, URDF, PointWorld  # noqa: E402
 from sim_bridge_harness import (  # noqa: E402
     PROCESS,
     ScriptedPolicy,
     every_eighth,
     nanoseconds,
-    spin_until,
 )
 
-from specprune_ros.bringup import prepare_environment  # noqa: E402
-
 STEPS = PointWorld.max_steps
-
-
-@pytest.fixture
-def environment():
-    """Environment with a ROS domain of its own."""
-    environment = {**os.environ}
-    environment.pop("ROS_DOMAIN_ID", None)
-    lock = prepare_environment(environment)
-    yield environment
-    lock.close()
 
 
 class Bench:
     """A scripted policy in this process, the bridge in another."""
 
-    def __init__(self, environment, log):
-        self._environment = environment
-        self._log = log
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=int(environment["ROS_DOMAIN_ID"]))
-        self._node = rclpy.create_node("vla_node", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self.policy = ScriptedPolicy(self._node)
+    def __init__(self, ros, processes):
+        self._ros = ros
+        self._processes = processes
+        self.spin_until = ros.spin_until
+        self.policy = ScriptedPolicy(ros.node("vla_node"))
         self.bridge = None
 
     def start(self, **parameters):
-        command = [sys.executable, str(PROCESS), "--ros-args"]
+        arguments = [PROCESS, "--ros-args"]
         for name, value in {"render_size": 16, "episodes": 1, **parameters}.items():
-            command += ["-p", f"{name}:={value}"]
-        with self._log.open("w") as log:
-            self.bridge = subprocess.Popen(command, stderr=log, env=self._environment)
-
-    def spin_until(self, condition, timeout=60.0):
-        return spin_until(self._executor, condition, timeout)
+            arguments += ["-p", f"{name}:={value}"]
+        self.bridge = self._processes.start(*arguments)
 
     def finish(self):
         """Wait for the end of the bridge and for what it sent last; return its exit status."""
-        statuses = self.policy.statuses
+        policy = self.policy
         assert self.spin_until(lambda: self.bridge.poll() is not None), self.log()
-        assert self.spin_until(lambda: statuses and statuses[-1].done), self.log()
+        assert self.spin_until(lambda: policy.statuses and policy.statuses[-1].done, 10), self.log()
+        end = nanoseconds(policy.statuses[-1].header.stamp)
+        assert self.spin_until(  # topics have no order among them
+            lambda: stamps(policy.joints[-1:]) == [nanoseconds(c.clock) for c in policy.clocks[-1:]]
+            == [end], 10), self.log()
         return self.bridge.returncode
 
     def log(self):
-        return self._log.read_text()
-
-    def close(self):
-        if self.bridge and self.bridge.poll() is None:
-            self.bridge.kill()
-            self.bridge.wait()
-        self._node.destroy_node()
-        self._executor.shutdown()
-        rclpy.shutdown(context=self._context)
+        return self.bridge.log.read_text()
 
 
 @pytest.fixture
-def bench(environment, tmp_path):
-    bench = Bench(environment, tmp_path / "bridge.log")
-    yield bench
-    bench.close()
+def bench(ros, processes):
+    return Bench(ros, processes)
 
 
 def stamps(messages):
@@ -231,7 +203,8 @@ def test_realtime_holds_with_the_last_gripper_command_where_there_is_no_chunk(be
     answered = []
 
     def answer(policy, stamp, count):
-        if policy.joints[-1].position[1] == 0.0:  # until something has been played
+        # Until something has been played:
+        if not policy.joints or policy.joints[-1].position[1] == 0.0:
             answered.append(nanoseconds(stamp))
             policy.answer(stamp, horizon=4, data=rows.ravel())
 
@@ -250,33 +223,29 @@ def test_realtime_holds_with_the_last_gripper_command_where_there_is_no_chunk(be
     assert all(message.position[3] == 1.0 for message in joints[played[0] + 1:])
 
 
-def test_realtime_runs_on_without_any_policy(environment, tmp_path):
-    bench = Bench({**environment}, tmp_path / "bridge.log")
-    try:
-        bench.policy.refuse = True
-        bench.start(pacing="realtime", chunk_timeout=0.3, real_time_factor=10.0)
-        assert bench.finish() == 0
-        assert bench.policy.statuses[-1].held_steps == STEPS
-    finally:
-        bench.close()
+def test_realtime_runs_on_without_a_policy_that_agrees(bench):
+    bench.policy.refuse = True
+    bench.start(episodes=0, pacing="realtime", chunk_timeout=1.0, real_time_factor=5.0)
+    statuses = bench.policy.statuses
+    assert bench.spin_until(lambda: statuses and statuses[-1].episodes_done > 0), bench.log()
+    assert all(s.held_steps == s.episodes_done * STEPS + s.step for s in statuses if not s.done)
+    assert statuses[-1].chunks == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_cleanly(environment, tmp_path, signum):
-    bench = Bench(environment, tmp_path / "bridge.log")
-    try:
-        bench.start(episodes=0)  # the policy answers the reset and never sends a chunk
-        assert bench.spin_until(lambda: bench.policy.images), bench.log()
-        segments = shared_memory(bench.bridge.pid) - shared_memory(os.getpid())
-        bench.bridge.send_signal(signum)
-        assert bench.bridge.wait(60) == 0, bench.log()
-    finally:
-        bench.close()
+def test_a_signal_ends_the_node_cleanly(bench, signum):
+    own = shared_memory(os.getpid())
+    bench.start(episodes=0)  # the policy answers the reset and never sends a chunk
+    assert bench.spin_until(lambda: bench.policy.images), bench.log()
+    segments = shared_memory(bench.bridge.pid) - own
+    bench.bridge.send_signal(signum)
+    assert bench.bridge.wait(60) == 0, bench.log()
+    assert segments
     assert [path for path in segments if Path(path).exists()] == []
     assert "Traceback" not in bench.log()
 
 
 def shared_memory(pid):
-    """Fast DDS files that a process has mapped."""
+    """Data segments of Fast DDS that a process has mapped (its ports are shared with peers)."""
     maps = Path(f"/proc/{pid}/maps").read_text()
-    return {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/dev/shm/fast" in line}
+    return set(re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}$", maps, re.MULTILINE))
