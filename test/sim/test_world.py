@@ -276,6 +276,22 @@ def test_state_restores_the_future_bit_for_bit(any_world):
         assert np.array_equal(runs[0][2].physics, runs[1][2].physics)
 
 
+def test_state_holds_the_orientation_goal_that_is_still_pursued(world):
+    world.reset(None, 9, render=False)
+    world.step(action(rz=1.0))
+    state = world.get_state()
+    ends = []
+    for detour in (False, True):
+        if detour:
+            world.reset(None, 10, render=False)
+            world.set_state(state)
+        for _ in range(5):
+            world.step(STILL)  # no new rotation: the last goal stays
+        ends.append(world.observe(render=False))
+    assert same(*ends)
+    assert abs(ends[0].proprio[5]) + abs(ends[0].proprio[4]) > 0.1  # it did turn on
+
+
 def test_relabelling_does_not_disturb_the_episode(world):
     world.reset(None, 3, render=False)
     solve(world, until="grasp")
