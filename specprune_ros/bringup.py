@@ -58,7 +58,9 @@ ARGUMENTS: tuple[Argument, ...] = (
              "directory of the policy, or the name of one that is installed with the package"),
     Argument("device", "vla_node", "torch device: cpu, cuda, cuda:1, ..."),
     Argument("dtype", "vla_node", "type of the weights", ("float32", "bfloat16", "float16")),
-    Argument("pruning", "vla_node", "pruning preset; off computes every token"),
+    Argument("pruning", "vla_node",
+             "pruning preset (specprune, paper_v1, paper_icml, release, off) or method; off keeps "
+             "every token"),
     Argument("autostart", "vla_node", "configure and activate at start, without a manager",
              BOOLEAN),
     Argument("suite", "sim_bridge_node", "suite of simulated worlds"),
@@ -75,11 +77,6 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 # Domain 101 is the last whose ports lie below Linux's ephemeral ports (32768).
 _DOMAINS = range(1, 101)
 _LOCK_PORT = 47100  # loopback TCP port of domain 0 that says "taken" among runs of this package
-
-
-def select_nodes(sim: bool = True) -> tuple[NodeSpec, ...]:
-    """The nodes to start, with or without the simulated world."""
-    return tuple(spec for spec in NODES if sim or not spec.simulation)
 
 
 def node_parameters(values: Mapping[str, str | None]) -> dict[str, dict[str, str | bool]]:
@@ -228,25 +225,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def commands(params_file: Path, values: Mapping[str, str | None], *, sim: bool = True,
-             use_sim_time: bool | None = None, namespace: str = "", log_level: str = "",
-             ros_args: Sequence[str] = (),
-             extra: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, list[str]]:
-    """Command lines by node name.
+def launch_nodes(values: Mapping[str, str | None], *, sim: bool = True,
+                 use_sim_time: bool | None = None, namespace: str = "",
+                 ) -> list[tuple[NodeSpec, dict[str, object]]]:
+    """The nodes to start, each with the parameters that win over the parameter file.
 
     values: of ARGUMENTS, by name. sim: with the simulated world. use_sim_time: None follows sim.
-    extra: more parameters, by node. The rest as in :func:`node_command`.
     """
     use_sim_time = sim if use_sim_time is None else use_sim_time
     by_node = node_parameters(values)
-    result = {}
-    for spec in select_nodes(sim):
-        parameters = {"use_sim_time": use_sim_time, **by_node[spec.name],
-                      **(extra or {}).get(spec.name, {})}
+    result = []
+    for spec in NODES:
+        if spec.simulation and not sim:
+            continue
+        parameters: dict[str, object] = {"use_sim_time": use_sim_time}
         if sim and not spec.simulation:
-            parameters = {**lossless_inputs(namespace), **parameters}
-        result[spec.name] = node_command(spec, params_file, parameters, namespace, log_level,
-                                         ros_args)
+            parameters.update(lossless_inputs(namespace))
+        result.append((spec, {**parameters, **by_node[spec.name]}))
     return result
 
 
@@ -261,9 +256,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sim_time = args.use_sim_time == "true" if args.use_sim_time else None
         group = ProcessGroup(echo=lambda line: sys.stderr.write(line + "\n"))
         with group:
-            group.start(commands(params_file, vars(args), sim=args.sim, use_sim_time=sim_time,
-                                 namespace=args.namespace, log_level=args.log_level,
-                                 ros_args=ros_args))
+            nodes = launch_nodes(vars(args), sim=args.sim, use_sim_time=sim_time,
+                                 namespace=args.namespace)
+            group.start({spec.name: node_command(spec, params_file, parameters, args.namespace,
+                                                 args.log_level, ros_args)
+                         for spec, parameters in nodes})
             sys.stderr.write(f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} "
                              f"({'reserved for this run' if lock else 'as set'}); Ctrl-C stops\n")
             return _watch(group)

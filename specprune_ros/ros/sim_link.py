@@ -19,6 +19,7 @@ from .conversions import stamp_to_ns
 from .sim_chunks import ChunkContract, PlayableChunk, playable_chunk
 from .sim_outputs import LATCHED
 
+RESET_SERVICE = "vla_node/reset_episode"
 RETRY_S = 0.5  # between two calls of a service that refused
 _MAX_SPIN_S = 0.1  # services that come up wake nobody
 
@@ -46,7 +47,8 @@ class PolicyLink:
         self.rejected = 0
         self._chunks = node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, 10)
         self._states = node.create_subscription(VlaStatus, "vla_status", self._on_status, LATCHED)
-        self._reset = node.create_client(Trigger, "vla_node/reset_episode")
+        self._reset = node.create_client(Trigger, RESET_SERVICE)
+        self._reset_name = node.resolve_service_name(RESET_SERVICE)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -100,18 +102,18 @@ class PolicyLink:
         if not self._reset.service_is_ready():
             ready = self.spin_until(self._reset.service_is_ready, min(self._timeout, 2.0))
             if not ready:
-                self._complain("service", f"waiting for service {self._reset.srv_name}: is "
+                self._complain("service", f"waiting for service {self._reset_name}: is "
                                "vla_node up and configured?")
                 return False
         future = self._reset.call_async(Trigger.Request())
         if not self.spin_until(future.done, self._timeout):
             self._reset.remove_pending_request(future)
-            self._complain("answer", f"no answer from {self._reset.srv_name} in "
+            self._complain("answer", f"no answer from {self._reset_name} in "
                            f"{self._timeout:g} s{self._policy_state()}; trying again")
             return False
         answer = future.result()
         if not answer.success:
-            self._complain("refusal", f"{self._reset.srv_name} refused: {answer.message}"
+            self._complain("refusal", f"{self._reset_name} refused: {answer.message}"
                            f"{self._policy_state()}; trying again")
         return answer.success
 
