@@ -1,0 +1,1 @@
+"""The methods SpecPrune-VLA is compared with, one file each, behind the interface of ``base``."""
