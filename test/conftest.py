@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "test" / "data"
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_torch_thread():
-    """Two busy cores make OpenMP teams wait for one another; one thread is faster and steadier."""
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
+# Before torch and MuJoCo are imported, and for child processes too: on two busy cores teams of
+# threads wait for one another.
+for _variable in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
 
 @pytest.fixture(scope="session")
