@@ -237,7 +237,7 @@ class EfficientVLA(Method):
         removed = least_important(
             importance, self.config.removed_count(depth), self.config.protected(depth)
         )
-        return EfficientVLA(replace(self.config, removed_layers=removed))
+        return type(self)(replace(self.config, removed_layers=removed))
 
     def begin(self, context: QueryContext) -> PruneSession:
         config, depth = self.config, context.depth
