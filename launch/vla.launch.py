@@ -2,13 +2,14 @@
 
 An argument that is left empty keeps the value of the parameter file.
 """
+# ruff: noqa: I001 (the folder launch/ of this package is not ROS's package launch)
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
 from specprune_ros.bringup import ARGUMENTS, BOOLEAN, LOG_LEVELS, launch_nodes
 
 PACKAGE = 'specprune_ros'

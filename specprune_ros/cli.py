@@ -47,6 +47,15 @@ _EPILOG = ("'specprune COMMAND --help' shows the options of a command. "
            "'python -m specprune_ros' starts the nodes and keeps them up until Ctrl-C.")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of an option where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "") or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the sub-command named ``chosen`` is imported and has its options."""
     parser = argparse.ArgumentParser(prog="specprune", description=_DESCRIPTION, epilog=_EPILOG)
@@ -55,7 +64,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name, help=command.help, description=_sentence(command.help),
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+            formatter_class=HelpFormatter)
         if command.name == chosen:
             module = import_module(command.module)
             module.add_arguments(sub)
