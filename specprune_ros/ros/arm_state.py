@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import JointStateError
+from ..errors import ConfigurationError, JointStateError
 from ..robot.kinematics import ArmKinematics
 from ..robot.proprio import ProprioSpec, proprio_vector
 from ..robot.velocity import TwistEstimator
@@ -50,6 +50,7 @@ class ArmTracker:
     def __init__(self, settings: VlaSettings, with_proprio: bool) -> None:
         """``with_proprio``: whether the gripper joints are needed besides the arm's."""
         self.samples: History[ArmSample] = History(_DEPTH)
+        self.trouble = ""  # why the description cannot be used
         self._settings = settings
         self._with_proprio = with_proprio
         self._description: str | None = None
@@ -73,24 +74,28 @@ class ArmTracker:
             return  # published again
         self._description = urdf
         self._estimator = None
-        self._rebuild(self._settings)
+        try:
+            self._rebuild(self._settings)
+        except ConfigurationError as error:
+            self.trouble = str(error)
+            raise
 
     def apply(self, settings: VlaSettings) -> None:
-        """Use other settings.
+        """Use other settings; where none fitted so far, ``trouble`` says whether these do.
 
         Raises:
-            ConfigurationError: they do not fit the description. VlaSettings that did fit stay in
-                force then; where none did, the new ones are kept.
+            ConfigurationError: they do not fit the description, and those in force do: they stay.
         """
         before, self._settings = self._settings, settings
         if self._description is None or all(before[n] == settings[n] for n in _PARAMETERS):
             return
         try:
             self._rebuild(settings)
-        except Exception:
+        except ConfigurationError as error:
             if self.ready:
                 self._settings = before
-            raise
+                raise
+            self.trouble = str(error)
 
     def add(self, reading: JointReading) -> None:
         """Take a joint state; without a robot description it is kept for later.
@@ -123,6 +128,7 @@ class ArmTracker:
                            settings["orientation_reference_xyzw"])
         self._estimator = TwistEstimator(kinematics, settings["twist_time_constant"])
         self._spec = spec
+        self.trouble = ""
         self.samples.clear()
         early = list(self._early)
         self._early.clear()

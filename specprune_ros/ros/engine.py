@@ -23,6 +23,7 @@ from .planner import JOINT_STATES, Job, QueryPlanner, camera_input
 from .vla_parameters import VlaSettings
 
 _POLICY = "policy"
+_DESCRIPTION = "robot_description"
 _DECODING = "decoding"  # of pictures, in the inference thread
 
 
@@ -101,16 +102,11 @@ class Engine:
         """Use other settings from the next query on; raises ConfigurationError as a veto."""
         with self._lock:
             uses_proprio(settings, self._policy)
-            had_description = self.planner.arm.ready
-            try:
-                self.planner.apply(settings)
-            except ConfigurationError as error:
-                if had_description:
-                    raise
-                # Nothing worked before either: let a user mend one parameter after another.
-                self._faults.raise_fault(
-                    FaultCode.ROBOT_DESCRIPTION, "robot_description", str(error))
-            if self.planner.arm.ready:
+            self.planner.apply(settings)
+            if self.planner.arm.trouble:
+                self._faults.raise_fault(FaultCode.ROBOT_DESCRIPTION, _DESCRIPTION,
+                                         self.planner.arm.trouble)
+            else:
                 self._faults.clear(FaultCode.ROBOT_DESCRIPTION)
             self._lock.notify_all()
 
@@ -158,7 +154,7 @@ class Engine:
 
     def on_description(self, urdf: str) -> None:
         """Take a robot description."""
-        with self._guarded(FaultCode.ROBOT_DESCRIPTION, "robot_description"):
+        with self._guarded(FaultCode.ROBOT_DESCRIPTION, _DESCRIPTION):
             self.planner.arm.describe(urdf)
 
     @contextmanager

@@ -1,20 +1,17 @@
-"""The messages of vla_node, made from the dataclasses of specprune_ros.types."""
+"""Results of vla_node as messages, made from the dataclasses of specprune_ros.types."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from std_msgs.msg import Header
 
-from specprune_ros.msg import ActionChunk, PruneStats, VlaStatus
+from specprune_ros.msg import ActionChunk, PruneStats
 
 from ..types import PruneReport
 from .conversions import ns_to_stamp
-from .engine import Counters
 from .inference import QueryResult
 from .loading import DIMENSION_NAMES
-from .planner import QueryPlanner
 from .vla_parameters import VlaSettings
 
 
@@ -86,39 +83,3 @@ def _speeds(report: PruneReport) -> dict[str, float]:
         "rotational_speed": report.speeds.get("rotation", math.nan),
         "vertical_velocity": report.speeds.get("vertical", math.nan),
     }
-
-
-@dataclass(frozen=True)
-class Health:
-    """What VlaStatus says. The inputs are empty while the node is unconfigured."""
-
-    state: int
-    fault_code: int
-    fault_text: str
-    faults: int
-    parameter_revision: int
-    planner: QueryPlanner | None = None
-    counters: Counters | None = None
-
-    @property
-    def edge(self) -> tuple:
-        """What a change of is published at once."""
-        task = (self.planner.instruction, self.planner.episode) if self.planner else ()
-        return (self.state, self.fault_code, self.fault_text, self.parameter_revision, task)
-
-
-def status_message(health: Health, now: int, settings: VlaSettings) -> VlaStatus:
-    """VlaStatus at ``now`` (ns)."""
-    msg = VlaStatus(header=header(now, settings), state=health.state,
-                    fault_code=health.fault_code, fault_text=health.fault_text,
-                    faults=health.faults, parameter_revision=health.parameter_revision)
-    if health.planner is not None:
-        planner = health.planner
-        msg.instruction, msg.episode = planner.instruction, planner.episode
-        msg.unsynchronised = planner.unsynchronised
-        msg.inputs = list(planner.inputs)
-        msg.input_ages = [math.nan if age is None else age for age in planner.ages(now)]
-    if health.counters is not None:
-        for name, count in vars(health.counters).items():
-            setattr(msg, name, count)
-    return msg

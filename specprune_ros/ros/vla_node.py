@@ -26,16 +26,16 @@ from specprune_ros.msg import ActionChunk, PruneStats, VlaStatus
 from ..errors import CheckpointError, SpecpruneError
 from . import qos
 from .engine import Callbacks, Engine
-from .faults import Fault, FaultBook, FaultCode
+from .faults import FaultCode
 from .inference import Policy, QueryResult
 from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
-from .messages import Health, chunk_message, stats_message, status_message
+from .messages import chunk_message, stats_message
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
+from .status import PERIOD as STATUS_PERIOD
+from .status import StatusReporter
 from .vla_parameters import VlaSettings
 
-STATES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of VlaStatus, by value
-STATUS_PERIOD = 0.5  # s of wall time
 STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is cleaned up
 
 
@@ -52,39 +52,40 @@ class VlaNode(LifecycleNode):
         self._engine_lock = threading.Condition()
         self._engine: Engine | None = None
         self._endpoints: list[Callable[[], object]] = []  # what undoes the opening of each
-        self._lifecycle = VlaStatus.UNCONFIGURED
-        self._published_edge: tuple | None = None
-        self._faults = FaultBook(self._on_fault_begin, self._on_fault_end)
         self._parameter_server = ParameterServer(
-            self, VlaSettings, self._apply, self._publish_changed_status)
+            self, VlaSettings, self._apply, lambda: self._reporter.publish_changes())
+        self._reporter = StatusReporter(self, self._engine_lock, self._settings)
         # Until the first success; after a failure only when something has changed.
-        self._autostart = self._parameter_server.settings["autostart"]
-        self._failed_with: tuple | None = None
-        self._status = self.create_publisher(VlaStatus, "vla_status", qos.latched())
+        self._autostart = self._settings()["autostart"]
+        self._failed_with: tuple | None = None  # fingerprint at the last failure
+        self._seen: tuple | None = None  # fingerprint at the last look
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
                           on_clock_change=False),
             post_callback=self._on_time_jump)
         # Wall time: a simulated clock that stands still must not hide the status.
         self.create_timer(STATUS_PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._publish_status()
+        self._reporter.publish()
 
     # --- transitions ---------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the policy and open the topics; on failure the status says what to mend."""
-        settings = self._parameter_server.settings
+        settings = self._settings()
         files = fingerprint(settings)
         self.get_logger().info("loading the policy")
         try:
             settings.check()
+            with self._reporter.meanwhile():
+                policy = self._load_policy(settings)
             self._engine = Engine(
-                self._load_policy(settings), settings, self._faults, self._engine_lock,
-                Callbacks(self._now, self._publish, self._publish_changed_status,
+                policy, settings, self._reporter.faults, self._engine_lock,
+                Callbacks(self._now, self._publish, self._reporter.publish_changes,
                           lambda text: self.get_logger().error(text)))
             if settings["robot_description_file"]:
                 describe_from_file(self._engine.planner.arm, settings)
             self._open(settings)
+            self._reporter.engine = self._engine
         except Exception as error:  # whatever it is, the node stays up and says so
             self._failed_with = files
             self._release()
@@ -92,29 +93,29 @@ class VlaNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._autostart = False
         self._parameter_server.configured = True
-        self._faults.clear()
-        self._faults.restart_count()
-        self._enter(VlaStatus.INACTIVE)
+        self._reporter.faults.clear()
+        self._reporter.faults.restart_count()
+        self._reporter.enter(VlaStatus.INACTIVE)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start to query and to publish."""
         result = super().on_activate(state)
         self._engine.activate()
-        self._enter(VlaStatus.RUNNING)
+        self._reporter.enter(VlaStatus.RUNNING)
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop to publish at once; the result of a query that runs is dropped."""
         self._engine.deactivate()
-        self._enter(VlaStatus.INACTIVE)
+        self._reporter.enter(VlaStatus.INACTIVE)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the topics and free the policy's memory."""
         self._release()
-        self._faults.clear()
-        self._enter(VlaStatus.UNCONFIGURED)
+        self._reporter.faults.clear()
+        self._reporter.enter(VlaStatus.UNCONFIGURED)
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -130,10 +131,6 @@ class VlaNode(LifecycleNode):
         """End the inference thread; call it before destroy_node()."""
         self._autostart = False
         self._release()
-
-    def _enter(self, lifecycle: int) -> None:
-        self._lifecycle = lifecycle
-        self._publish_status()
 
     def _open(self, settings: VlaSettings) -> None:
         """Open the topics and services that belong to a policy."""
@@ -171,6 +168,7 @@ class VlaNode(LifecycleNode):
         """End the thread, close the topics, drop the policy. Does no harm if done twice."""
         self._parameter_server.configured = False
         engine, self._engine = self._engine, None
+        self._reporter.engine = None
         if engine is not None and not engine.stop(STOP_TIMEOUT):
             self.get_logger().error(f"the running query did not end within {STOP_TIMEOUT:.0f} s")
         while self._endpoints:
@@ -187,19 +185,27 @@ class VlaNode(LifecycleNode):
         text = str(error) if isinstance(error, SpecpruneError) else (
             f"{type(error).__name__}: {error}")
         with self._engine_lock:
-            if not any(fault.text == text for fault in self._faults.present()):
-                self._faults.clear()  # another reason than last time: say so
-            self._faults.raise_fault(code, "configuring", text)
+            if not any(fault.text == text for fault in self._reporter.faults.present()):
+                self._reporter.faults.clear()  # another reason than last time: say so
+            self._reporter.faults.raise_fault(code, "configuring", text)
 
     # --- callbacks -----------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if self._autostart and self._failed_with != fingerprint(self._parameter_server.settings):
+        if self._autostart and self._may_succeed():
             if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 self.trigger_activate()
         if self._engine is not None:
             self._engine.wake()
-        self._publish_status()
+        self._reporter.publish()
+
+    def _may_succeed(self) -> bool:
+        """Whether configuring was not tried yet, or something has changed since it failed."""
+        if self._failed_with is None:
+            return True
+        before, self._seen = self._seen, fingerprint(self._settings())
+        # Files that still change are being copied: wait until they do not.
+        return self._seen == before != self._failed_with
 
     def _apply(self, settings: VlaSettings) -> None:
         if self._engine is not None:
@@ -214,15 +220,8 @@ class VlaNode(LifecycleNode):
         if self._engine is not None and self._engine.time_jumped_back():
             self.get_logger().info("time was set back: a new episode begins")
 
-    def _on_fault_begin(self, fault: Fault) -> None:
-        self.get_logger().error(f"{fault.code.name}: {fault}")
-        self._publish_status()
-
-    def _on_fault_end(self, fault: Fault) -> None:
-        self.get_logger().info(f"{fault.code.name} is over: {fault.source}")
-        self._publish_status()
-
-    # --- results -------------------------------------------------------------------------------
+    def _settings(self) -> VlaSettings:
+        return self._parameter_server.settings
 
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
@@ -231,37 +230,6 @@ class VlaNode(LifecycleNode):
         now = self._now()
         self._chunks.publish(chunk_message(result))
         self._stats.publish(stats_message(result, now))
-
-    def _publish_changed_status(self) -> None:
-        self._publish_status(only_changes=True)
-
-    def _publish_status(self, only_changes: bool = False) -> None:
-        with self._engine_lock:
-            health = self._health()
-            if only_changes and health.edge == self._published_edge:
-                return
-            if self._published_edge is None or health.state != self._published_edge[0]:
-                waiting = health.state == VlaStatus.WAITING
-                self.get_logger().info(
-                    STATES[health.state] + (f": {health.fault_text}" if waiting else ""))
-            self._published_edge = health.edge
-            self._status.publish(
-                status_message(health, self._now(), self._parameter_server.settings))
-
-    def _health(self) -> Health:
-        faults = self._faults.present()
-        revision = self._parameter_server.settings.revision
-        state, text = self._lifecycle, "; ".join(map(str, faults))
-        engine = self._engine
-        if engine is not None and state == VlaStatus.RUNNING and not faults:
-            missing = engine.planner.missing(self._now())
-            if missing:
-                state, text = VlaStatus.WAITING, "; ".join(missing)
-        if faults:
-            state = VlaStatus.FAULT
-        code = faults[0].code if faults else FaultCode.NONE
-        return Health(state, int(code), text, self._faults.count, revision,
-                      engine.planner if engine else None, engine.counters if engine else None)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -6,23 +6,30 @@ import pytest
 from fake_policy import FakePolicy
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import ReliabilityPolicy
 from specprune_ros.msg import ActionChunk, VlaStatus
 from vla_rig import INSTRUCTION, PERIOD, URDF, Rig, rows
 
 from specprune_ros.errors import CheckpointError, InferenceError
+from specprune_ros.ros import qos
 from specprune_ros.ros.conversions import ns_to_stamp
 from specprune_ros.ros.vla_node import VlaNode
 from specprune_ros.types import Mode
 
 
 class Loader:
-    """Makes the node's policies; ``error`` is raised instead while it is set."""
+    """Makes the node's policies; ``error`` is raised instead while it is set.
+
+    ``meanwhile`` is called as part of loading.
+    """
 
     def __init__(self):
         self.policies = []
         self.error = None
+        self.meanwhile = lambda: True
 
     def __call__(self, settings):
+        assert self.meanwhile()
         if self.error:
             raise self.error
         self.policies.append(FakePolicy(settings))
@@ -339,6 +346,29 @@ def test_cleanup_frees_the_policy_and_configure_loads_it_again(bench):
     assert bench.rig.await_state(VlaStatus.RUNNING).chunks == 1  # counted from configure
 
 
+def test_status_goes_on_while_the_policy_is_being_loaded(ros, module_ros):
+    seen = []
+    module_ros.node("observer").create_subscription(
+        VlaStatus, "vla_status", seen.append, qos.latched())
+    bench = Bench(ros)
+    # Nobody spins the node meanwhile, so that none of its timers can do it.
+    bench.loader.meanwhile = lambda: module_ros.spin_until(lambda: len(seen) >= 3)
+    assert bench.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert [status.state for status in seen[:3]] == [VlaStatus.UNCONFIGURED] * 3
+
+
+def test_quality_of_service_can_be_overridden(ros):
+    name = "qos_overrides./joint_states.subscription.reliability"
+    bench = Bench(ros, **{name: "reliable"})
+    for _ in range(2):  # the parameters outlive the topics
+        assert bench.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        joints, = bench.node.get_subscriptions_info_by_topic("/joint_states")
+        assert joints.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        picture, = bench.node.get_subscriptions_info_by_topic("/camera/wrist/image_raw")
+        assert picture.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        assert bench.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+
+
 def test_failed_configuration_leaves_the_node_unconfigured_and_says_why(ros):
     bench = Bench(ros)
     bench.loader.error = CheckpointError("model.safetensors is cut short: copy it again")
@@ -407,7 +437,8 @@ def test_wrong_frames_can_be_mended_one_after_another(ros):
     assert bench.rig.set_parameter("base_frame", "panda_link0").successful
     bench.rig.await_fault(VlaStatus.ROBOT_DESCRIPTION, "flange")
     assert bench.rig.set_parameter("tool_frame", "panda_hand_tcp").successful
-    bench.rig.query()
+    chunk, _ = bench.rig.query()
+    assert (chunk.header.frame_id, chunk.parameter_revision) == ("panda_link0", 2)
     bench.rig.await_state(VlaStatus.RUNNING)
 
 

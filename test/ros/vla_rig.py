@@ -15,6 +15,11 @@ from specprune_ros.ros.conversions import (
     rgb_to_image,
     stamp_to_ns,
 )
+from specprune_ros.share import share_dir
+
+#: Arguments of Python that start the node. The file comes first, so that what follows wins.
+VLA_NODE = ("-m", "specprune_ros.ros.vla_node", "--ros-args",
+            "--params-file", share_dir() / "config" / "vla.yaml", "-p", "use_sim_time:=true")
 
 PERIOD = 50_000_000  # ns, one control period
 INSTRUCTION = "pick up the red cube"

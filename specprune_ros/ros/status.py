@@ -1,0 +1,118 @@
+"""VlaStatus: the state of vla_node, its faults and inputs, published and logged at the edges."""
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rclpy.node import Node
+
+from specprune_ros.msg import VlaStatus
+
+from . import qos
+from .engine import Engine
+from .faults import Fault, FaultBook
+from .messages import header
+from .vla_parameters import VlaSettings
+
+PERIOD = 0.5  # s of wall time between two messages at most
+_NAMES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of the states, by value
+
+
+class StatusReporter:
+    """Publishes the status at each change, and whenever it is asked to.
+
+    ``lifecycle`` and ``engine`` are set by the node; ``faults`` is written by whoever finds one,
+    with ``lock`` held. Any thread may call the methods.
+    """
+
+    def __init__(self, node: Node, lock: threading.Condition,
+                 settings: Callable[[], VlaSettings]) -> None:
+        """``settings`` returns those in force."""
+        self.lifecycle = VlaStatus.UNCONFIGURED  # then INACTIVE, RUNNING
+        self.engine: Engine | None = None
+        self.faults = FaultBook(self._on_begin, self._on_end)
+        self._lock = lock
+        self._settings = settings
+        self._clock = node.get_clock()
+        self._log = node.get_logger()
+        self._publisher = node.create_publisher(VlaStatus, "vla_status", qos.latched())
+        self._last: VlaStatus | None = None
+
+    def enter(self, lifecycle: int) -> None:
+        """Note and publish a new state of the life cycle."""
+        self.lifecycle = lifecycle
+        self.publish()
+
+    def publish_changes(self) -> None:
+        """Publish the status if more than counters and ages has changed."""
+        self.publish(only_changes=True)
+
+    def publish(self, only_changes: bool = False) -> None:
+        """Publish the status now."""
+        with self._lock:
+            status, last = self._status(), self._last
+            if only_changes and last is not None and _edge(status) == _edge(last):
+                return
+            self._last = status
+            if last is None or status.state != last.state:
+                waiting = status.state == VlaStatus.WAITING
+                self._log.info(_NAMES[status.state] + (
+                    f": {status.fault_text}" if waiting else ""))
+            self._publisher.publish(status)
+
+    @contextmanager
+    def meanwhile(self) -> Iterator[None]:
+        """Publish the status although the body keeps the executor's thread busy."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(PERIOD):
+                self.publish()
+
+        thread = threading.Thread(target=beat, name="status", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _status(self) -> VlaStatus:
+        now = self._clock.now().nanoseconds
+        faults, settings = self.faults.present(), self._settings()
+        msg = VlaStatus(header=header(now, settings), state=self.lifecycle,
+                        faults=self.faults.count, parameter_revision=settings.revision)
+        if self.engine is not None:
+            self._add_inputs(msg, now)
+        if faults:
+            msg.state = VlaStatus.FAULT
+            msg.fault_code = int(faults[0].code)
+            msg.fault_text = "; ".join(map(str, faults))
+        return msg
+
+    def _add_inputs(self, msg: VlaStatus, now: int) -> None:
+        planner = self.engine.planner
+        missing = planner.missing(now) if self.lifecycle == VlaStatus.RUNNING else []
+        if missing:
+            msg.state, msg.fault_text = VlaStatus.WAITING, "; ".join(missing)
+        msg.instruction, msg.episode = planner.instruction, planner.episode
+        msg.unsynchronised = planner.unsynchronised
+        msg.inputs = list(planner.inputs)
+        msg.input_ages = [math.nan if age is None else age for age in planner.ages(now)]
+        for name, count in vars(self.engine.counters).items():
+            setattr(msg, name, count)
+
+    def _on_begin(self, fault: Fault) -> None:
+        self._log.error(f"{fault.code.name}: {fault}")
+        self.publish()
+
+    def _on_end(self, fault: Fault) -> None:
+        self._log.info(f"{fault.code.name} is over: {fault.source}")
+        self.publish()
+
+
+def _edge(msg: VlaStatus) -> tuple:
+    return (msg.state, msg.fault_code, msg.fault_text, msg.instruction, msg.episode,
+            msg.parameter_revision)
