@@ -1,0 +1,35 @@
+"""``specprune analyze SUB``: the experiments on recordings, each with JSON, CSV and a picture."""
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from specprune_ros.analysis.threads import limit_numeric_threads
+
+#: name -> help; each is a module of this folder with add_arguments(parser) and run(args) -> int.
+EXPERIMENTS = {
+    "roofline": "arithmetic intensity of each stage against the ridge of a device",
+    "thresholds": "sweep of the controller's thresholds: fine share, tokens, FLOPs, time, success",
+    "hitrate": "overlap of attention's top-k between layers and between queries",
+    "overhead": "cost of frame comparison, scoring, selection and gather, per resolution",
+    "sensitivity": "sweep of the budgets and of all of them together (alpha)",
+    "ablation": "without each part of the method; speculation depth; frame interval",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    limit_numeric_threads()  # the experiments load NumPy
+    experiments = parser.add_subparsers(dest="analysis", metavar="SUB", title="experiments",
+                                        required=True)
+    for name, text in EXPERIMENTS.items():
+        sub = experiments.add_parser(
+            name, help=text, description=text[:1].upper() + text[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.add_argument("--out", type=Path, default=Path("analysis"), metavar="DIR",
+                         help=f"folder for {name}.json, .csv and .png")
+        import_module(f"{__package__}.{name}").add_arguments(sub)
+
+
+def run(args: argparse.Namespace) -> int:
+    return import_module(f"{__package__}.{args.analysis}").run(args)

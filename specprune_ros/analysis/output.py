@@ -1,0 +1,168 @@
+"""Results: JSON with where they come from, CSV, progress lines."""
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import specprune_ros
+from specprune_ros.analysis.inputs import Inputs
+from specprune_ros.analysis.threads import thread_settings
+from specprune_ros.policy import Policy
+
+UNTRAINED = "random weights say nothing about accuracy"
+_PACKAGES = ("torch", "transformers", "numpy", "mujoco")
+
+
+def provenance(args: argparse.Namespace, command: str) -> dict[str, Any]:
+    """What was run, with which settings, by which versions, on which machine."""
+    settings = {k: v for k, v in vars(args).items() if k not in ("run", "command", "analysis")}
+    versions = {"specprune_ros": specprune_ros.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": command,
+        "settings": settings,
+        "versions": versions,
+        "commit": git_commit(),
+        "machine": {"cpu": _cpu_name(), "system": platform.platform(),
+                    "threads": {"torch": 1, **thread_settings()}},
+    }
+
+
+def stream_facts(inputs: Inputs) -> dict[str, Any]:
+    """The checkpoint, the streams, and n: what every experiment on a stream states."""
+    return {
+        "checkpoint": checkpoint_facts(inputs.policy, inputs.checkpoint),
+        "n": {"recordings": len(inputs.recordings), "queries": inputs.queries},
+        "query_interval_steps": inputs.every,
+        "streams": [
+            {
+                "source": recording.source,
+                "steps": recording.steps,
+                "cameras": recording.cameras,
+                "picture": recording.frames.shape[2:4],
+                "instruction": recording.instruction,
+                "success": recording.success,
+            }
+            for recording in inputs.recordings
+        ],
+    }
+
+
+def checkpoint_facts(policy: Policy, path: Path) -> dict[str, Any]:
+    """Name, place and type of a checkpoint, and whether it is trained."""
+    return {
+        "name": checkpoint_name(policy, path),
+        "path": path,
+        "trained": policy.trained,
+        "note": "" if policy.trained else f"untrained: {UNTRAINED}",
+        "layers": policy.decoder_shape.layers,
+        "device": str(policy.model.device),
+        "dtype": str(policy.model.dtype).removeprefix("torch."),
+    }
+
+
+def checkpoint_name(policy: Policy, path: Path) -> str:
+    """The name on its card, or that of its folder."""
+    return str(policy.card.get("name") or Path(path).resolve().name)
+
+
+def caption(policy: Policy, path: Path, n: str) -> str:
+    """One line under a title: the checkpoint and n."""
+    trained = "" if policy.trained else f" (untrained: {UNTRAINED})"
+    return f"{checkpoint_name(policy, path)}{trained}, n = {n}"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that the package runs from, ``-dirty`` if it has changes; else None.
+
+    An installed copy has no commit of its own, even if it lies inside some checkout.
+    """
+    root = Path(specprune_ros.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty",
+             "--exclude=*"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # git is not installed, or refuses a folder of another owner
+    return found.stdout.strip()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON; missing folders are made. NaN is refused: a number that is not known is null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
+    path.write_text(text + "\n")
+    return path
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows of equal keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error, if that is a terminal; call what it gives per step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True,
+                  disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda: progress.advance(task)
+
+
+def counted(number: int, what: str) -> str:
+    """"1 query", "2 queries"."""
+    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number} {what if number == 1 else plural}"
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    """Tell on standard output where the results are."""
+    Console(highlight=False, soft_wrap=True).print("wrote " + ", ".join(map(str, paths)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # no Linux
+    return platform.processor() or platform.machine()
