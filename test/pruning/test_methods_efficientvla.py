@@ -87,9 +87,12 @@ def test_sets_are_disjoint_and_sum_up(seed, count, key_tokens, alpha):
 
 
 def test_constant_relevance_takes_the_lower_indices():
-    key, task, _ = select_tokens(torch.ones(10), torch.randn(10, 4), 6, 2, 0.5)
-    assert key.tolist() == [0, 1]
-    assert task.tolist() == [2, 3]
+    features = torch.ones(10, 4)
+    features[0, 0] = -1.0  # all others are equally far from V_key
+    key, task, diverse = select_tokens(torch.ones(10), features, 5, 1, 0.5)
+    assert (key.tolist(), task.tolist(), diverse.tolist()) == ([0], [1, 2], [3, 4])
+    relevance = torch.tensor([9.0, 8.0, 7.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0])
+    assert select_tokens(relevance, features, 5, 1, 0.5)[2].tolist() == [3, 4]
 
 
 def test_keep_all_and_all_layers_is_dense_bit_for_bit():

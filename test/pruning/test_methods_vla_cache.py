@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from methods_harness import (
     attention_of,
     bit_equal,
+    decoder,
     embeddings,
     frames,
     layout,
@@ -171,6 +172,34 @@ def test_same_input_twice_is_a_fixed_point(keep):
     now = then(pruner, before)
     assert now.counts[-1] == round(keep * V)
     assert torch.allclose(now.output.states, before.output.states, atol=1e-5)
+
+
+def test_a_layer_computes_active_rows_on_fresh_and_cached_keys_and_values():
+    """Written out for each layer after the first reuse, with inputs that all changed."""
+    pruner = VLACache().with_keep(0.3)
+    before = first(pruner).result.history
+    x = embeddings(LAYOUT, 5)
+    now, recorder = recorded(pruner, LAYOUT, x, frame=FRAME, history=before)
+    after = now.result.history
+    reused = sorted(set(LAYOUT.visual) - now.visual(7))
+    active = now.output.layer_positions[7]
+    assert len(active) + len(reused) == LAYOUT.length
+    for l in range(1, 8):
+        layer, probe, rows = decoder(8).layers[l], recorder.probes[l], recorder.entering[l]
+        with torch.inference_mode():
+            value = layer.self_attn.v_proj(layer.input_layernorm(rows)).view(1, -1, 2, 8)
+            values = before.values[l].clone()
+            values[:, :, active] = value.transpose(1, 2)
+            assert torch.allclose(after.values[l], values, atol=1e-6)
+            assert torch.equal(after.keys[l][:, :, reused], before.keys[l][:, :, reused])
+            assert not torch.allclose(after.keys[l][:, :, active], before.keys[l][:, :, active])
+            weights = torch.softmax(
+                probe.query[0] @ after.keys[l][0].repeat_interleave(2, 0).mT * probe.scaling, -1
+            )
+            mixed = (weights @ values[0].repeat_interleave(2, 0)).transpose(0, 1).flatten(1)
+            rows = rows + layer.self_attn.o_proj(mixed)
+            rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
+        assert torch.allclose(recorder.hidden[l], rows, atol=1e-5)
 
 
 def test_other_proprio_makes_reuse_inexact():
