@@ -50,13 +50,16 @@ class Progress:
 
 def progress_text(elapsed: float, seconds: float, tally: Tally, caption: Caption) -> str:
     """The progress line of a running demo."""
-    kept = f"{caption.kept}/{caption.dense} visual tokens" if caption.kept is not None else ""
+    kept = f"{caption.kept}/{caption.dense} tokens" if caption.kept is not None else ""
     return (f"{elapsed:5.1f}/{seconds:g} s  {tally.chunks} chunks  episode {caption.episode} step "
-            f"{caption.step}  {caption.mode:6}  {kept}  {tally.successes}/{tally.episodes} solved")
+            f"{caption.step:<3}  {caption.mode:6}  {kept}  {tally.successes}/{tally.episodes} solved")
 
 
-def summary_table(result: dict, json_path: Path | None, video_path: Path | None) -> Group:
-    """The table at the end of a run, with a plain word about an untrained checkpoint."""
+def summary_table(result: dict, json_path: Path | None, video: str) -> Group:
+    """The table at the end of a run, with a plain word about an untrained checkpoint.
+
+    result: as made by :func:`as_json`. video: where it is, or why there is none.
+    """
     table = Table(title="specprune demo", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -74,7 +77,7 @@ def summary_table(result: dict, json_path: Path | None, video_path: Path | None)
             ("controller modes", ", ".join(f"{mode} {share:.0%}" for mode, share
                                            in result["mode_shares"].items())),
             ("processes", ", ".join(f"{p['name']} ({p['pid']})" for p in result["processes"])),
-            ("video", str(video_path) if video_path else "none"),
+            ("video", video),
             ("results", str(json_path) if json_path else "none (--json FILE)")):
         table.add_row(name, Text(value))
     parts: list[object] = [table]

@@ -26,7 +26,8 @@ from .report import Progress, progress_text, summary_table
 from .results import Tally, as_json, checkpoint_facts
 from .video import Caption, VideoFile
 
-START_TIMEOUT_S = 50.0  # with 60 s of run and the shutdown: two minutes at most
+TOTAL_S = 110.0  # start and run together: with the shutdown two minutes at most
+START_TIMEOUT_S = 50.0  # granted however long the run is
 STALL_S = 20.0  # without a chunk, once there has been one
 SPIN_S = 0.1
 NODE_PARAMETERS = ["checkpoint", "pruning"]  # read back from vla_node: what really is in force
@@ -51,16 +52,19 @@ def run_demo(args: argparse.Namespace) -> int:
     try:
         with ProcessGroup(log_dir, _echo(console) if args.verbose else None) as group:
             group.start(_commands(args, params_file))
-            result = _watch(args, group, console)
+            result, filmed = _watch(args, group, console)
     except SpecpruneError as error:
-        raise type(error)(f"{error}\nThe logs of the nodes are in {log_dir}") from error
+        raise DemoError(f"{error}\nThe logs of the nodes are in {log_dir}") from error
+    except KeyboardInterrupt:
+        shutil.rmtree(log_dir, ignore_errors=True)
+        raise
     finally:
         if lock is not None:
             lock.close()
     shutil.rmtree(log_dir, ignore_errors=True)
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(summary_table(result, args.json, args.video))
+    console.print(summary_table(result, args.json, filmed))
     return 0
 
 
@@ -75,8 +79,9 @@ def _commands(args: argparse.Namespace, params_file: Path) -> dict[str, list[str
         ros_args=args.ros_args) for spec, parameters in launch_nodes(values)}
 
 
-def _watch(args: argparse.Namespace, group: ProcessGroup, console: Console) -> dict[str, object]:
-    """Listen until the time is up; the results as a dict for JSON."""
+def _watch(args: argparse.Namespace, group: ProcessGroup,
+           console: Console) -> tuple[dict[str, object], str]:
+    """Listen until the time is up; the results as a dict for JSON, and a word on the video."""
     # Imported here: only now is the environment of DDS complete.
     from ..ros.sim_monitor import SimMonitor
 
@@ -86,7 +91,8 @@ def _watch(args: argparse.Namespace, group: ProcessGroup, console: Console) -> d
                         run.on_pictures if args.video else None) as monitor:
             run.monitor = monitor
             with Progress(console, live=not args.verbose) as progress:
-                _wait_for_first_chunk(monitor, group, progress)
+                _wait_for_first_chunk(monitor, group, progress,
+                                      max(START_TIMEOUT_S, TOTAL_S - args.seconds))
                 _let_run(run, group, progress, args.seconds)
             seconds = time.monotonic() - monitor.first_chunk
             in_force = monitor.parameters("vla_node", NODE_PARAMETERS)
@@ -96,22 +102,24 @@ def _watch(args: argparse.Namespace, group: ProcessGroup, console: Console) -> d
     finally:
         run.close()
     name, trained = checkpoint_facts(checkpoint_dir(in_force["checkpoint"]))
-    return as_json(
+    result = as_json(
         run.tally, seconds=seconds, checkpoint=name, trained=trained,
         pruning=in_force["pruning"], suite=suite,
         processes=[*((child.name, child.pid) for child in group.children),
                    ("specprune demo", os.getpid())])
+    return result, run.film()
 
 
-def _wait_for_first_chunk(monitor, group: ProcessGroup, progress: Progress) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _wait_for_first_chunk(monitor, group: ProcessGroup, progress: Progress,
+                          patience: float) -> None:
+    deadline = time.monotonic() + patience
     while monitor.first_chunk is None:
         if time.monotonic() > deadline:
             status = monitor.status
             why = (f"vla_node says: {status.fault_text}" if status and status.fault_text
                    else "vla_node has published no status" if status is None
                    else "vla_node is running but has sent none")
-            raise DemoError(f"no action chunk within {START_TIMEOUT_S:.0f} s of the start; {why}")
+            raise DemoError(f"no action chunk within {patience:.0f} s of the start; {why}")
         _check(monitor, group)
         monitor.spin(SPIN_S)
         progress.show("starting the nodes")
@@ -176,7 +184,17 @@ class _Run:
             successes=tally.successes, episodes=tally.episodes,
             outcome=sim.success if sim and sim.done else None)
 
+    def film(self) -> str:
+        """What became of the video, in words."""
+        if self._video_path is None:
+            return "none"
+        if self._video is None:
+            return "none: no pictures came"
+        dropped = self._video.dropped
+        return f"{self._video.path}" + (f" ({dropped} frames left out)" if dropped else "")
+
     def close(self) -> None:
+        """Finish the video."""
         if self._video is not None:
             self._video.close()
 

@@ -11,11 +11,11 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from specprune_ros.msg import ActionChunk, PruneStats, SimStatus, VlaStatus
 
-from .conversions import image_to_rgb, stamp_to_ns
+from .conversions import compressed_to_rgb, image_to_rgb, stamp_to_ns
 from .sim_outputs import LATCHED
 
 _PENDING = 8  # pictures that wait for the one of the other camera
@@ -59,7 +59,11 @@ class SimMonitor:
         if on_pictures is not None:
             for camera in ("primary", "wrist"):
                 # Best effort: a slow film must not hold up the world.
-                subscribe(Image, f"camera/{camera}/image_raw", partial(self._picture, camera),
+                topic = f"camera/{camera}/image_raw"
+                subscribe(Image, topic, partial(self._picture, camera, image_to_rgb),
+                          qos_profile_sensor_data)
+                subscribe(CompressedImage, f"{topic}/compressed",
+                          partial(self._picture, camera, compressed_to_rgb),
                           qos_profile_sensor_data)
 
     def __enter__(self) -> SimMonitor:  # noqa: PYI034 (Self: Python 3.11)
@@ -107,10 +111,10 @@ class SimMonitor:
             self.first_chunk = self.last_chunk
         self._keep("chunk", message)
 
-    def _picture(self, camera: str, message: Image) -> None:
+    def _picture(self, camera: str, to_rgb: Callable, message: Image | CompressedImage) -> None:
         stamp = stamp_to_ns(message.header.stamp)
         pair = self._pending.setdefault(stamp, {})
-        pair[camera] = image_to_rgb(message)
+        pair[camera] = to_rgb(message)
         if len(pair) == 2:
             del self._pending[stamp]
             self._on_pictures(pair["primary"], pair["wrist"])
