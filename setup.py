@@ -190,7 +190,7 @@ setup(
         'numpy>=1.21,<3',
         'opencv-python-headless>=4.8,<6',  # apt: python3-opencv, the same cv2
         'simplejpeg~=1.8',
-        'pin>=4,<5',
+        'pin>=2.7,<5',
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
         'rich>=13,<16',

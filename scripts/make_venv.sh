@@ -61,8 +61,15 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 constraints=()
 if [ -n "$sourced" ]; then
     # ROS's compiled messages and cv_bridge work with the major version of NumPy they were built on.
-    "$python" -c 'import numpy; major = int(numpy.__version__.split(".")[0]); print(f"numpy<{major + 1}")' \
-        >"$VENV/constraints.txt"
+    # With NumPy 1 (Humble, Jazzy) pip would search long for what else still works with it.
+    "$python" - >"$VENV/constraints.txt" <<'PY'
+import numpy
+
+major = int(numpy.__version__.split(".")[0])
+print(f"numpy<{major + 1}")
+if major < 2:
+    print("pin<3\nopencv-python-headless<4.12")
+PY
     constraints=(-c "$VENV/constraints.txt")
 fi
 
