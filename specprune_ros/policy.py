@@ -6,7 +6,6 @@
 """
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -22,23 +21,15 @@ from specprune_ros.pruning.frames import Frame
 from specprune_ros.pruning.registry import make_pruner
 from specprune_ros.pruning.specprune import SpecPrune
 from specprune_ros.runtime.accounting import QueryShape
+from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
-from specprune_ros.vla.openvla_oft.model import (
-    ForwardResult,
-    LoadedCheckpoint,
-    check_layout,
-    load_model,
-)
-from specprune_ros.vla.openvla_oft.preprocess import check_image, normalize_pixels, prepare_image
+from specprune_ros.vla.openvla_oft.model import ForwardResult, LoadedCheckpoint, load_model
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
-from specprune_ros.vla.openvla_oft.text import Prompt
 
 __all__ = ["ActionChunk", "Episode", "Observation", "Policy", "load_policy"]
 
-_log = logging.getLogger(__name__)
-_PRIMARY = "primary"
 
 
 def load_policy(
@@ -99,10 +90,10 @@ class Policy:
             )
         self.chunk_length = chunk_length
         self.control_period = control_period
-        self._prompts = loaded.prompts
-        self._center_crop = center_crop
-        self._jpeg_roundtrip = jpeg_roundtrip
-        self._warned_no_proprio = False
+        self.inputs = QueryInputs(
+            loaded, self.statistics, center_crop, jpeg_roundtrip, chunk_length
+        )
+        self._settings = (center_crop, jpeg_roundtrip)
         self._cold = True
         self.query_shape = QueryShape.of(loaded.model)
         self.decoder_shape = self.query_shape.decoder
@@ -153,8 +144,7 @@ class Policy:
         return Policy(
             self._loaded,
             self.statistics.key,
-            self._center_crop,
-            self._jpeg_roundtrip,
+            *self._settings,
             pruning,
             self.chunk_length,
             self.control_period,
@@ -190,7 +180,7 @@ class Policy:
         stamp = self._stamp(state, stamp)
         if images is not None:
             # The caller may draw the next picture into the same buffer.
-            frame = self._frame(images, stamp, copy=True)
+            frame = self.inputs.frame(images, stamp, copy=True)
             state = replace(state, ring=state.ring.pushed(frame))
         episode.state = state.judged(self._controller, stamp, ee_twist, action)
 
@@ -214,13 +204,13 @@ class Policy:
             torch.cuda.synchronize if self.model.device.type == "cuda" else None
         )
         with clock("preprocess"):
-            prompt = self._prompt(observation.instruction)
-            proprio = self._proprio(observation.proprio)
-            cameras = _ordered_cameras(observation.images)
-            layout = self._layout(cameras, prompt, proprio is not None)
+            prompt = self.inputs.prompt(observation.instruction)
+            proprio = self.inputs.proprio(observation.proprio)
+            cameras = ordered_cameras(observation.images)
+            layout = self.inputs.layout(cameras, prompt, proprio is not None)
             stamp = self._stamp(episode.state, observation.stamp, query=True)
-            frame = self._frame(observation.images, stamp)
-            pixels = self._pixels(frame)
+            frame = self.inputs.frame(observation.images, stamp)
+            pixels = self.inputs.pixels(frame)
         state = episode.state.rewound(stamp)
         state = replace(state, ring=state.ring.pushed(frame))
         state = state.judged(self._controller, stamp, observation.ee_twist, at_query=True)
@@ -241,7 +231,7 @@ class Policy:
         self._cold = False
         return ActionChunk(actions, normalized, report, observation.stamp)
 
-    def warm_up(self, cameras: Sequence[str] = (_PRIMARY, "wrist")) -> None:
+    def warm_up(self, cameras: Sequence[str] = (PRIMARY, "wrist")) -> None:
         """Run a dense and a pruned query on black pictures, so that the first real one is quick."""
         size = self.model.config.image_size
         episode = self.make_episode()
@@ -253,38 +243,6 @@ class Policy:
             )
 
     # Parts of a query ----------------------------------------------------------------------
-
-    def _prompt(self, instruction: str) -> Prompt:
-        if not isinstance(instruction, str):
-            raise ObservationError(f"the instruction is {type(instruction).__name__}, not a string")
-        return self._prompts.encode(instruction)
-
-    def _proprio(self, proprio: np.ndarray | None) -> np.ndarray | None:
-        if proprio is not None:
-            if not self.uses_proprio:
-                raise ObservationError(
-                    "this checkpoint has no proprio projector: give proprio=None"
-                )
-            return self.statistics.normalize_proprio(proprio)
-        if self.uses_proprio and not self._warned_no_proprio:
-            self._warned_no_proprio = True
-            _log.warning(
-                "proprio=None, but the checkpoint has a proprio projector: the proprio token is "
-                "left out, which the policy was not trained for"
-            )
-        return None
-
-    def _layout(self, cameras: tuple[str, ...], prompt: Prompt, proprio: bool) -> TokenLayout:
-        layout = TokenLayout(
-            cameras=cameras,
-            patches_per_camera=self.patches_per_camera,
-            proprio=proprio,
-            prompt_tokens=len(prompt.ids) - 1,
-            action_tokens=self.chunk_length * self.action_dim,
-            instruction_span=prompt.instruction_span,
-        )
-        check_layout(self.model.config, layout)
-        return layout
 
     def _stamp(self, state: EpisodeState, stamp: float | None, query: bool = False) -> float:
         """Seconds. Unstamped frames are one control period apart, unstamped queries with no frame
@@ -298,34 +256,6 @@ class Policy:
             return 0.0
         chunk_played = query and last is not None and last.stamp == newest.stamp
         return newest.stamp + self.control_period * (self.chunk_length if chunk_played else 1)
-
-    def _frame(
-        self, images: Mapping[str, np.ndarray], stamp: float, copy: bool = False
-    ) -> Frame:
-        cameras = _ordered_cameras(images)
-        checked = {name: check_image(images[name], name) for name in cameras}
-        if copy:
-            checked = {name: image.copy() for name, image in checked.items()}
-        return Frame(stamp, cameras, checked, self._prepare)
-
-    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
-        size = self.model.config.image_size
-        return np.stack(
-            [
-                prepare_image(images[name], size, self._center_crop, self._jpeg_roundtrip)
-                for name in _ordered_cameras(images)
-            ]
-        )
-
-    def _pixels(self, frame: Frame) -> torch.Tensor:
-        """float32 [n_cam, 6, S, S]: the channels of both towers."""
-        towers = (self.model.config.dino, self.model.config.siglip)
-        stacked = [
-            np.concatenate([normalize_pixels(image, t.mean, t.std) for t in towers])
-            for image in frame.pixels
-        ]
-        return torch.from_numpy(np.stack(stacked))
 
     def _context(
         self, state: EpisodeState, frame: Frame, layout: TokenLayout, key: tuple
@@ -379,19 +309,3 @@ class Policy:
                 "vertical": speeds.vertical,
             },
         )
-
-
-def _ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """``primary`` first, then the names that contain ``wrist``, in their order."""
-    if _PRIMARY not in images:
-        raise ObservationError(
-            f"the observation has no image '{_PRIMARY}' (it has: {', '.join(images) or 'none'})"
-        )
-    others = [name for name in images if name != _PRIMARY]
-    unknown = [name for name in others if "wrist" not in name]
-    if unknown:
-        raise ObservationError(
-            f"image '{unknown[0]}' is neither '{_PRIMARY}' nor a wrist camera: a further camera "
-            "must have 'wrist' in its name, as openvla-oft orders them"
-        )
-    return (_PRIMARY, *others)

@@ -401,10 +401,10 @@ def test_replanning_through_the_api(policy):
 def test_scores_come_from_the_words_of_the_instruction(policy, instruction):
     """Invariant 12: exactly the instruction's tokens, for short and long prompts; V_local does not
     look at the template, the placeholders or the stop token."""
-    prompt = policy._prompts.encode(instruction)
-    layout = policy._layout(("primary", "wrist"), prompt, True)
+    prompt = policy.inputs._prompts.encode(instruction)
+    layout = policy.inputs.layout(("primary", "wrist"), prompt, True)
     words = [prompt.ids[1 + p - layout.text_start] for p in layout.instruction]
-    text = policy._prompts._tokenizer.decode(words, skip_special_tokens=False)
+    text = policy.inputs._prompts._tokenizer.decode(words, skip_special_tokens=False)
     assert text.strip() == instruction
     asked = []
 

@@ -77,8 +77,8 @@ def test_preprocessing_steps(golden_cases, camera):
 def test_pixel_values_and_vision_features(policies, golden_cases):
     arrays, meta = golden_cases[0]
     policy = policies[0]
-    frame = policy._frame(_cropped(arrays, meta).images, 0.0)
-    pixels = policy._pixels(frame)
+    frame = policy.inputs.frame(_cropped(arrays, meta).images, 0.0)
+    pixels = policy.inputs.pixels(frame)
     recorded = arrays["pixel_values"][0].reshape(2, 6, 224, 224)
     np.testing.assert_allclose(pixels.numpy(), recorded, atol=1e-6, rtol=0)
     with torch.inference_mode():
@@ -94,11 +94,11 @@ def test_pixel_values_and_vision_features(policies, golden_cases):
 def test_prompt_and_layout(policies, golden_cases, case):
     arrays, meta = golden_cases[case]
     policy = policies[case]
-    prompt = policy._prompt(meta["instruction"])
+    prompt = policy.inputs.prompt(meta["instruction"])
     assert prompt.text == meta["prompt"]
     assert list(prompt.ids[:-1]) == arrays["prompt_input_ids"].tolist()
     assert len(prompt.ids) == meta["num_prompt_tokens_incl_bos_and_empty"]
-    layout = policy._layout(("primary", "wrist"), prompt, proprio=True)
+    layout = policy.inputs.layout(("primary", "wrist"), prompt, proprio=True)
     assert layout.length == meta["sequence_length"]
     assert [layout.readout.start, layout.readout.stop] == meta["action_slice"]
 
@@ -156,7 +156,8 @@ def test_typical_mistakes_would_be_seen(policies, golden_cases):
     arrays, meta = golden_cases[0]
     policy = policies[0]
     right = policy.predict(_cropped(arrays, meta)).normalized_actions
-    layout = policy._layout(("primary", "wrist"), policy._prompt(meta["instruction"]), True)
+    prompt = policy.inputs.prompt(meta["instruction"])
+    layout = policy.inputs.layout(("primary", "wrist"), prompt, True)
 
     class Shifted(type(layout)):
         @property
@@ -164,12 +165,12 @@ def test_typical_mistakes_would_be_seen(policies, golden_cases):
             return range(self.placeholders.start, self.placeholders.stop)
 
     wrong_layout = Shifted(**layout.__dict__)
-    original = policy._layout
-    policy._layout = lambda *a, **k: wrong_layout
+    original = policy.inputs.layout
+    policy.inputs.layout = lambda *a, **k: wrong_layout
     try:
         wrong = policy.predict(_cropped(arrays, meta)).normalized_actions
     finally:
-        policy._layout = original
+        policy.inputs.layout = original
     assert np.abs(wrong - right).max() > 1000 * ACTION_TOLERANCE
 
 

@@ -46,7 +46,7 @@ def test_observation_decides_cameras_and_proprio(fresh, cameras, with_proprio):
     assert chunk.actions.shape == (8, 7)
     assert [c.name for c in report.cameras] == list(cameras)
     assert report.visual_tokens_in == 256 * len(cameras)
-    prompt = len(fresh._prompt(TASK).ids) - 1
+    prompt = len(fresh.inputs.prompt(TASK).ids) - 1
     length = 1 + 256 * len(cameras) + int(with_proprio) + prompt + 56 + 1
     assert len(report.kept_positions[0]) == length
 

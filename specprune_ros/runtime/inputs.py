@@ -1,0 +1,118 @@
+"""What a query is fed with: checked observations, prompts, layouts, pictures for the towers.
+
+Frames stay raw until they are needed: most are never compared with.
+"""
+from __future__ import annotations
+
+import logging
+from typing import Mapping
+
+import numpy as np
+import torch
+
+from specprune_ros.errors import ObservationError
+from specprune_ros.pruning.frames import Frame
+from specprune_ros.tokens import TokenLayout
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_layout
+from specprune_ros.vla.openvla_oft.preprocess import check_image, normalize_pixels, prepare_image
+from specprune_ros.vla.openvla_oft.statistics import Statistics
+from specprune_ros.vla.openvla_oft.text import Prompt
+
+_log = logging.getLogger(__name__)
+PRIMARY = "primary"
+
+
+class QueryInputs:
+    """Checks and prepares the parts of an observation for one checkpoint."""
+
+    def __init__(
+        self,
+        loaded: LoadedCheckpoint,
+        statistics: Statistics,
+        center_crop: bool,
+        jpeg_roundtrip: bool,
+        chunk_length: int,
+    ) -> None:
+        self.model = loaded.model
+        self.statistics = statistics
+        self.chunk_length = chunk_length
+        self._prompts = loaded.prompts
+        self._center_crop = center_crop
+        self._jpeg_roundtrip = jpeg_roundtrip
+        self._warned_no_proprio = False
+
+    def prompt(self, instruction: str) -> Prompt:
+        if not isinstance(instruction, str):
+            raise ObservationError(f"the instruction is {type(instruction).__name__}, not a string")
+        return self._prompts.encode(instruction)
+
+    def proprio(self, proprio: np.ndarray | None) -> np.ndarray | None:
+        if proprio is not None:
+            if self.model.proprio_projector is None:
+                raise ObservationError(
+                    "this checkpoint has no proprio projector: give proprio=None"
+                )
+            return self.statistics.normalize_proprio(proprio)
+        if self.model.proprio_projector is not None and not self._warned_no_proprio:
+            self._warned_no_proprio = True
+            _log.warning(
+                "proprio=None, but the checkpoint has a proprio projector: the proprio token is "
+                "left out, which the policy was not trained for"
+            )
+        return None
+
+    def layout(self, cameras: tuple[str, ...], prompt: Prompt, proprio: bool) -> TokenLayout:
+        layout = TokenLayout(
+            cameras=cameras,
+            patches_per_camera=self.model.config.patches_per_camera,
+            proprio=proprio,
+            prompt_tokens=len(prompt.ids) - 1,
+            action_tokens=self.chunk_length * self.model.action_dim,
+            instruction_span=prompt.instruction_span,
+        )
+        check_layout(self.model.config, layout)
+        return layout
+
+    def frame(
+        self, images: Mapping[str, np.ndarray], stamp: float, copy: bool = False
+    ) -> Frame:
+        cameras = ordered_cameras(images)
+        checked = {name: check_image(images[name], name) for name in cameras}
+        if copy:
+            checked = {name: image.copy() for name, image in checked.items()}
+        return Frame(stamp, cameras, checked, self._prepare)
+
+    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
+        size = self.model.config.image_size
+        return np.stack(
+            [
+                prepare_image(images[name], size, self._center_crop, self._jpeg_roundtrip)
+                for name in ordered_cameras(images)
+            ]
+        )
+
+    def pixels(self, frame: Frame) -> torch.Tensor:
+        """float32 [n_cam, 6, S, S]: the channels of both towers."""
+        towers = (self.model.config.dino, self.model.config.siglip)
+        stacked = [
+            np.concatenate([normalize_pixels(image, t.mean, t.std) for t in towers])
+            for image in frame.pixels
+        ]
+        return torch.from_numpy(np.stack(stacked))
+
+
+def ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """``primary`` first, then the names that contain ``wrist``, in their order."""
+    if PRIMARY not in images:
+        raise ObservationError(
+            f"the observation has no image '{PRIMARY}' (it has: {', '.join(images) or 'none'})"
+        )
+    others = [name for name in images if name != PRIMARY]
+    unknown = [name for name in others if "wrist" not in name]
+    if unknown:
+        raise ObservationError(
+            f"image '{unknown[0]}' is neither '{PRIMARY}' nor a wrist camera: a further camera "
+            "must have 'wrist' in its name, as openvla-oft orders them"
+        )
+    return (PRIMARY, *others)
