@@ -19,6 +19,26 @@ VERSION = '0.1.0'
 HERE = Path(__file__).resolve().parent
 
 
+# Appended to the generated msg/__init__.py.
+LOAD_LIBRARIES = '''
+
+def _load_libraries():
+    """ROS loads the type support by the name of its library, which must be known by then.
+
+    That holds where ROS's setup file put its folder on LD_LIBRARY_PATH (colcon), and not after
+    `pip install` into a virtual environment on top of a sourced ROS.
+    """
+    import ctypes
+    from pathlib import Path
+    # <prefix>/lib/pythonX.Y/site-packages/specprune_ros/msg/__init__.py
+    for path in Path(__file__).resolve().parents[4].glob("libspecprune_ros__*.so"):
+        ctypes.CDLL(str(path))
+
+
+_load_libraries()
+'''
+
+
 class MessageExtension(Extension):
     """Stands for everything rosidl makes of msg/*.msg; makes the wheel a platform wheel."""
 
@@ -49,6 +69,8 @@ class BuildMessages(build_ext):
         shutil.rmtree(target / 'msg', ignore_errors=True)  # messages that are gone by now
         shutil.copytree(generated, target, dirs_exist_ok=True,
                         ignore=shutil.ignore_patterns('__pycache__', '*.c'))
+        with open(target / 'msg/__init__.py', 'a') as file:
+            file.write(LOAD_LIBRARIES)
         self.distribution.data_files.extend(installed_files(install))
 
     def get_outputs(self):
@@ -63,6 +85,7 @@ class BuildMessages(build_ext):
         source = build / 'source'
         options = [f'-DCMAKE_PROJECT_{PACKAGE}_INCLUDE={source}/cmake/pip_wheels.cmake',
                    '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
+                   '-DCMAKE_INSTALL_RPATH=$ORIGIN',
                    '-DPYTHON_INSTALL_DIR=python', f'-DCMAKE_INSTALL_PREFIX={install}',
                    f'-DPython3_EXECUTABLE={sys.executable}']
         if shutil.which('ninja'):
@@ -190,7 +213,7 @@ setup(
         'numpy>=1.21,<3',
         'opencv-python-headless>=4.8,<6',  # apt: python3-opencv, the same cv2
         'simplejpeg~=1.8',
-        'pin>=2.7,<5',
+        'pin>=3.4,<5',  # apt: pinocchio
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
         'rich>=13,<16',

@@ -61,15 +61,19 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 constraints=()
 if [ -n "$sourced" ]; then
     # ROS's compiled messages and cv_bridge work with the major version of NumPy they were built on.
-    # With NumPy 1 (Humble, Jazzy) pip would search long for what else still works with it.
+    # With NumPy 1 (Humble, Jazzy) pip would search long for an OpenCV that still works with it.
     "$python" - >"$VENV/constraints.txt" <<'PY'
 import numpy
 
 major = int(numpy.__version__.split(".")[0])
 print(f"numpy<{major + 1}")
 if major < 2:
-    print("pin<3\nopencv-python-headless<4.12")
+    print("opencv-python-headless<4.12")
 PY
+    if ! "$python" -c 'import pinocchio' 2>/dev/null && grep -q 'numpy<2' "$VENV/constraints.txt"; then
+        fail "pinocchio is missing, and its wheels need NumPy 2, which this ROS does not work with." \
+            "Run: sudo apt-get install ros-${ROS_DISTRO:-<distro>}-pinocchio"
+    fi
     constraints=(-c "$VENV/constraints.txt")
 fi
 
@@ -79,7 +83,6 @@ pip install -q "${constraints[@]}" $TORCH
 say "Installing what compiles the messages"
 if [ -n "$sourced" ]; then
     pip install -q "${constraints[@]}" "setuptools>=61" wheel
-    extras=test
 elif [ "$WHEELS" = jazzy ]; then
     pip install -q -r requirements/build-jazzy.txt
     extras=$extra,test
@@ -97,7 +100,25 @@ PY
 fi
 
 say "Installing specprune_ros and its dependencies"
-pip install -q "${constraints[@]}" --no-build-isolation ".[$extras]"
+if [ -n "$sourced" ]; then
+    pip install -q --no-build-isolation --no-deps .
+    # apt's cv2 and pinocchio are not known to pip by the names of their wheels.
+    "$python" - >"$VENV/requirements.txt" <<'PY'
+from importlib.metadata import requires
+from importlib.util import find_spec
+
+from pip._vendor.packaging.requirements import Requirement
+
+of_ros = {"opencv-python-headless": "cv2", "pin": "pinocchio"}
+for requirement in map(Requirement, requires("specprune_ros")):
+    wanted = requirement.marker is None or requirement.marker.evaluate({"extra": "test"})
+    if wanted and not (requirement.name in of_ros and find_spec(of_ros[requirement.name])):
+        print(f"{requirement.name}{requirement.specifier}")
+PY
+    pip install -q "${constraints[@]}" -r "$VENV/requirements.txt"
+else
+    pip install -q --no-build-isolation ".[$extras]"
+fi
 
 # The modules of the checkout come before the installed copy, whose compiled messages are found
 # through the package's __path__. So an edit counts at once; only msg/ and setup.py need this
@@ -106,5 +127,6 @@ site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import os; print(f"import sys; sys.path.insert(0, {os.getcwd()!r})")' \
     >"$site/specprune_ros_checkout.pth"
 
-"$python" -c 'import specprune_ros.msg' ||
-    fail "the messages were compiled but cannot be imported"
+"$python" -c 'from rclpy.serialization import serialize_message
+from specprune_ros.msg import ActionChunk
+serialize_message(ActionChunk())' || fail "the compiled messages do not work with $kind"
