@@ -51,8 +51,9 @@ class Progress:
 def progress_text(elapsed: float, seconds: float, tally: Tally, caption: Caption) -> str:
     """The progress line of a running demo."""
     kept = f"{caption.kept}/{caption.dense} tokens" if caption.kept is not None else ""
-    return (f"{elapsed:5.1f}/{seconds:g} s  {tally.chunks} chunks  episode {caption.episode} step "
-            f"{caption.step:<3}  {caption.mode:6}  {kept}  {tally.successes}/{tally.episodes} solved")
+    return (f"{elapsed:5.1f}/{seconds:g} s  {tally.chunks} chunks  episode {caption.episode} "
+            f"step {caption.step:<3}  {caption.mode:6}  {kept}  "
+            f"{tally.successes}/{tally.episodes} solved")
 
 
 def summary_table(result: dict, json_path: Path | None, video: str) -> Group:

@@ -83,6 +83,7 @@ class SimBridgeNode(Node):
             episode = self._begin(number)
             (self._play_lockstep if self._lockstep else self._play_realtime)(episode)
             number += 1
+        self._outputs.flush()  # what is on its way would be lost with the process
         t = self._totals
         self.get_logger().info(
             f"{t.episodes_done} episodes, {t.successes} successes, {t.chunks} chunks played, "

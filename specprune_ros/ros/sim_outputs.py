@@ -1,6 +1,7 @@
 """What sim_bridge_node publishes of a simulated world."""
 from __future__ import annotations
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -62,3 +63,8 @@ class WorldOutputs:
 
     def status(self, status: SimStatus) -> None:
         self._status.publish(status)
+
+    def flush(self, timeout: float = 2.0) -> None:
+        """Wait until reliable subscribers have everything, but not for ever (wall seconds)."""
+        for publisher in (self._status, self._joints, self._clock):
+            publisher.wait_for_all_acked(Duration(seconds=timeout))
