@@ -129,6 +129,8 @@ def _plot(path: Path, results: dict[str, dict[str, Any]], text: str) -> Path:
                        fontsize=9)
         axis.set_xlabel(title)
         axis.margins(x=0.18)
+        if title.startswith("success"):
+            axis.set_xlim(0, 118)
         axis.grid(axis="y", visible=False)
         axis.invert_yaxis()
         if column:

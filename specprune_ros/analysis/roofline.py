@@ -206,7 +206,7 @@ def csv_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plot(path: Path, found: Mapping[str, Any], devices: Sequence[Device], text: str) -> Path:
-    drawn, (roof, bounds) = figure(1, 2, 15.0, 6.5)
+    drawn, (roof, bounds) = figure(1, 2, 15.0, 7.5)
     points = {name: stage["intensity"] for result in found.values()
               for name, stage in result["stages"].items()}
     names = sorted(points, key=points.get)
@@ -219,20 +219,22 @@ def _plot(path: Path, found: Mapping[str, Any], devices: Sequence[Device], text:
              title="Stages right of a ridge are limited by arithmetic, left of it by memory")
     roof.legend(loc="upper left", fontsize=8)
 
-    width = 0.8 / len(devices)
+    height = 0.8 / len(devices)
     places = np.arange(len(found))
     for index, device in enumerate(devices):
         values = [result["bound_ms"][device.name] for result in found.values()]
-        bars = bounds.bar(places + (index - (len(devices) - 1) / 2) * width, values, width,
-                          color=_colour(index), label=device.name)
-        bounds.bar_label(bars, [f"{v:.3g}" for v in values], rotation=90, padding=2, fontsize=7)
-    bounds.set(yscale="log", ylabel="lower bound on a query (ms)")
-    bounds.margins(y=0.3)  # room for the legend
-    bounds.set_title("Bound on the whole query, by the tokens kept")
-    bounds.set_xticks(places, [label.replace(", ", ",\n").replace(" from", "\nfrom")
-                               for label in found], fontsize=8)
-    bounds.grid(axis="x", visible=False)
-    bounds.legend(fontsize=8, ncols=4, loc="upper right")
+        bars = bounds.barh(places + (index - (len(devices) - 1) / 2) * height, values, height,
+                           color=_colour(index), label=device.name)
+        bounds.bar_label(bars, [f"{v:.3g}" for v in values], padding=2, fontsize=7)
+    # Devices differ by orders of magnitude; the bars of one are best compared by their length.
+    bounds.set(xscale="log" if len(devices) > 1 else "linear", xlabel="lower bound on a query (ms)",
+               title="Bound on the whole query, by the visual tokens kept")
+    bounds.set_yticks(places, list(found), fontsize=9)
+    bounds.invert_yaxis()
+    bounds.margins(x=0.1)
+    bounds.grid(axis="y", visible=False)
+    # Below the axes: bars reach everywhere inside them.
+    bounds.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return save(drawn, path, "Roofline of a query by stage", text)
 
 

@@ -133,14 +133,15 @@ def _plot(path: Path, points: list[dict[str, Any]], which: str, text: str) -> Pa
     x = [point["factor"] for point in points]
     share, tokens, flops, time = axes
     if points[0]["fine_share_periods"] is not None:
-        share.plot(x, [100 * p["fine_share_periods"] for p in points], label="control periods",
-                   **style(0))
-    share.plot(x, [100 * p["fine_share"] for p in points], label="queries", linestyle="--",
+        share.plot(x, [100 * p["fine_share_periods"] for p in points],
+                   label="control periods in fine mode", **style(0))
+    share.plot(x, [100 * p["fine_share"] for p in points], label="queries in fine mode",
+               linestyle="--",
                **style(1))
     if points[0]["closed_loop"]:
         share.plot(x, [100 * p["closed_loop"]["success_rate"] for p in points],
-                   label="success in closed loop", linestyle=":", **style(2))
-    share.set(ylabel="share in fine mode (%)", ylim=(-5, 105))
+                   label="episodes that succeed", linestyle=":", **style(2))
+    share.set(ylabel="share (%)", ylim=(-5, 105))
     tokens.plot(x, [p["kept_visual_mean"] for p in points], label="mean over layers", **style(0))
     tokens.plot(x, [p["kept_visual_last_layer"] for p in points], label="last layer",
                 linestyle="--", **style(1))
