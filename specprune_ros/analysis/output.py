@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import specprune_ros
+from specprune_ros import __version__
 from specprune_ros.analysis.inputs import Inputs
 from specprune_ros.analysis.threads import thread_settings
 from specprune_ros.policy import Policy
@@ -28,7 +28,7 @@ _PACKAGES = ("torch", "transformers", "numpy", "mujoco")
 def provenance(args: argparse.Namespace, command: str) -> dict[str, Any]:
     """What was run, with which settings, by which versions, on which machine."""
     settings = {k: v for k, v in vars(args).items() if k not in ("run", "command", "analysis")}
-    versions = {"specprune_ros": specprune_ros.__version__, "python": platform.python_version()}
+    versions = {"specprune_ros": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)
@@ -93,7 +93,7 @@ def git_commit() -> str | None:
 
     An installed copy has no commit of its own, even if it lies inside some checkout.
     """
-    root = Path(specprune_ros.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
