@@ -4,15 +4,12 @@ import types
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sensor_msgs.msg import Image
 
-pytest.importorskip("rclpy")
-
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-
-from specprune_ros.errors import ConfigurationError, ImageError  # noqa: E402
-from specprune_ros.ros.conversions import (  # noqa: E402
+from specprune_ros.errors import ConfigurationError, ImageError
+from specprune_ros.ros.conversions import (
     check_image,
     compressed_to_rgb,
     image_to_rgb,

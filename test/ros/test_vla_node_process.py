@@ -1,11 +1,8 @@
 """vla_node as it is shipped, in another process, with the shipped checkpoint, over DDS."""
 import numpy as np
 import pytest
-
-pytest.importorskip("rclpy")
-
-from specprune_ros.msg import ActionChunk, VlaStatus  # noqa: E402
-from vla_rig import INSTRUCTION, PERIOD, URDF, VLA_NODE, Rig, rows  # noqa: E402
+from specprune_ros.msg import ActionChunk, VlaStatus
+from vla_rig import INSTRUCTION, PERIOD, URDF, VLA_NODE, Rig, rows
 
 FAST, STILL = 0.5, 0.0  # m/s
 

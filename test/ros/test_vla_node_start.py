@@ -4,15 +4,12 @@ import shutil
 import signal
 
 import pytest
+from safetensors.torch import load_file, save
+from specprune_ros.msg import VlaStatus
+from vla_rig import VLA_NODE, Rig
 
-pytest.importorskip("rclpy")
-
-from safetensors.torch import load_file, save  # noqa: E402
-from specprune_ros.msg import VlaStatus  # noqa: E402
-from vla_rig import VLA_NODE, Rig  # noqa: E402
-
-from specprune_ros.ros.vla_node import main  # noqa: E402
-from specprune_ros.share import share_dir  # noqa: E402
+from specprune_ros.ros.vla_node import main
+from specprune_ros.share import share_dir
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """The parameter table: what is declared, what is vetoed, what config/vla.yaml says."""
 import pytest
+import yaml
+from rclpy.parameter import Parameter
 
-pytest.importorskip("rclpy")
-
-import yaml  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-
-from specprune_ros.errors import ConfigurationError  # noqa: E402
-from specprune_ros.ros.parameters import Change, ParameterServer  # noqa: E402
-from specprune_ros.ros.vla_parameters import VLA_PARAMETERS, VlaSettings  # noqa: E402
-from specprune_ros.share import share_dir  # noqa: E402
+from specprune_ros.errors import ConfigurationError
+from specprune_ros.ros.parameters import Change, ParameterServer
+from specprune_ros.ros.vla_parameters import VLA_PARAMETERS, VlaSettings
+from specprune_ros.share import share_dir
 
 
 @pytest.fixture

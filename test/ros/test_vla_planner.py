@@ -2,18 +2,15 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vla_rig import JOINTS, PERIOD, URDF
 
-pytest.importorskip("rclpy")
-
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from vla_rig import JOINTS, PERIOD, URDF  # noqa: E402
-
-from specprune_ros.errors import ConfigurationError, JointStateError, ObservationError  # noqa: E402
-from specprune_ros.ros.arm_state import ArmTracker, JointReading  # noqa: E402
-from specprune_ros.ros.inputs import History, ImageSynchronizer  # noqa: E402
-from specprune_ros.ros.planner import QueryPlanner  # noqa: E402
-from specprune_ros.ros.vla_parameters import VlaSettings  # noqa: E402
+from specprune_ros.errors import ConfigurationError, JointStateError, ObservationError
+from specprune_ros.ros.arm_state import ArmTracker, JointReading
+from specprune_ros.ros.inputs import History, ImageSynchronizer
+from specprune_ros.ros.planner import QueryPlanner
+from specprune_ros.ros.vla_parameters import VlaSettings
 
 MS = 1_000_000
 
