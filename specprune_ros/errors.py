@@ -10,7 +10,7 @@ class CheckpointError(SpecpruneError):
 
 
 class ObservationError(SpecpruneError):
-    """An observation cannot be used: image shape or type, proprio length, NaN, empty instruction."""
+    """An observation cannot be used: image shape or type, proprio length, NaN, no instruction."""
 
 
 class ImageError(ObservationError):
