@@ -87,13 +87,18 @@ def imports_of(source: str, module: tuple[str, ...], is_package: bool,
             yield Import(unit, target, f"{where}:{node.lineno}", node in in_function)
 
 
+def is_module(name: str) -> bool:
+    """Whether the name under the package is a module, not a variable of its __init__."""
+    path = ROOT / PACKAGE / name
+    return bool(name) and (path.is_dir() or path.with_suffix(".py").is_file() or name == "msg")
+
+
 def violations(imports: list[Import]) -> list[str]:
     found = []
     for item in imports:
         top, _, rest = item.target.partition(".")
         inner = rest.split(".")[0]
-        if top == PACKAGE and (ROOT / PACKAGE / inner).exists() | (
-                ROOT / PACKAGE / f"{inner}.py").exists() | (inner == "msg"):
+        if top == PACKAGE and is_module(inner):
             allowed = MAY_IMPORT.get(item.unit)
             if item.unit in PROGRAMS:
                 wrong = inner in ("ros", "msg") and not item.lazy
@@ -143,6 +148,8 @@ def test_every_folder_is_in_the_rule():
     (("specprune_ros", "pruning", "x"), "from .. import vla", True),
     (("specprune_ros", "pruning", "x"), "from specprune_ros.tokens import TokenLayout", False),
     (("specprune_ros", "pruning", "x"), "import cv2", True),
+    (("specprune_ros", "pruning", "x"), "import specprune_ros", False),
+    (("specprune_ros", "pruning", "x"), "from .. import __version__", False),
     (("specprune_ros", "sim", "tabletop", "x"), "from ...robot.rotations import y", False),
     (("specprune_ros", "sim", "tabletop", "x"), "from ...policy import y", True),
     (("specprune_ros", "cli"), "from specprune_ros.ros import x", True),
