@@ -51,8 +51,12 @@ class Demonstrations:
                 f"no demonstrations in {', '.join(map(str, directories))}: run specprune collect"
             )
         self.image_size = image_size
-        self.shards = shards
         loaded = [dict(np.load(shard)) for shard in shards]
+        # A shard whose every episode failed has no samples.
+        self.shards = [shard for shard, s in zip(shards, loaded) if len(s["seed"])]
+        loaded = [s for s in loaded if len(s["seed"])]
+        if not loaded:
+            raise ConfigurationError("every demonstration failed: collect more episodes")
         self.entities = _merged([list(s["entities"]) for s in loaded])
         self.instructions = _merged([list(s["instructions"]) for s in loaded])
         counts = [len(s["seed"]) for s in loaded]
