@@ -25,7 +25,7 @@ INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt m
 .DEFAULT_GOAL := help
 
 demo: venv render  ## simulated arm driven over ROS 2 by a pruned policy; VIEW=1 shows the scene
-	$(BIN)/specprune demo $(if $(VIEW),,--headless) $(DEMO_ARGS)
+	$(BIN)/specprune demo $(if $(VIEW),--view,--headless) $(DEMO_ARGS)
 
 test: venv render  ## every test but the slow ones; JOBS=2 uses two processes
 	$(PYTEST) $(PYTEST_ARGS)
