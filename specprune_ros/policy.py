@@ -135,9 +135,11 @@ class Policy:
             pruning = SpecPrune(pruning)
         self.pruner: Pruner = pruning
         config = getattr(pruning, "config", None)
+        controller, static = (getattr(config, name, None) for name in ("controller", "static"))
         # Methods without a controller of their own still report speeds, and stay coarse.
-        self._controller = getattr(config, "controller", None) or ControllerConfig(enabled=False)
-        self._static = getattr(config, "static", None) or StaticConfig()
+        own = isinstance(controller, ControllerConfig)
+        self._controller = controller if own else ControllerConfig(enabled=False)
+        self._static = static if isinstance(static, StaticConfig) else StaticConfig()
 
     def with_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> Policy:
         """A second policy over the same weights: method, episodes and settings are its own."""

@@ -82,8 +82,7 @@ class FrameInterval:
 
     def frames(self, v: float) -> int:
         """T for a speed v in controller units; NaN (not known) counts as 0."""
-        # The margin keeps a whole number whole that floating point missed by a hair.
-        value = self.offset + self.slope * (0.0 if math.isnan(v) else max(v, 0.0)) + 1e-9
+        value = self.offset + self.slope * (0.0 if math.isnan(v) else max(v, 0.0))
         whole = math.floor(value) if self.rounding == "floor" else math.trunc(value)
         return max(1, min(whole + self.added, self.longest))
 

@@ -186,7 +186,7 @@ def best(scores: dict[int, float], k: int) -> set[int]:
 
 
 class NaiveSpecPrune:
-    """One query as algorithm.md tells it: sections 2.4 and 3."""
+    """One query as docs/method.md tells it."""
 
     def __init__(self, config: SpecPruneConfig, known: QueryContext, old: NaiveSpecPrune | None):
         self.config, self.known, self.old = config, known, old

@@ -27,7 +27,7 @@ from specprune_ros.vla.openvla_oft.tiny import Size, write_tiny
 
 torch.set_num_threads(1)
 
-S = 601  # tokens of the specification's figures, 89 of them not visual
+S = 601  # tokens of the figures in docs/method.md, 89 of them not visual
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,17 @@ def test_closed_form_of_the_decoder(rows):
 
 
 def test_dense_query_of_601_tokens(llama):
-    """Section 5.2: 7.97 TFLOP."""
+    """Invariant 19: 7.97 TFLOP."""
     assert llama.dense_flops(S) / 1e12 == pytest.approx(7.97, rel=0.01)
 
 
 def test_315_tokens_gone_after_layer_1(llama):
-    """Section 5.2: 50.3 %."""
+    """Invariant 19: 50.3 %."""
     assert share(llama, [S] * 2 + [S - 315] * 30) == pytest.approx(0.503, rel=0.01)
 
 
 def test_ten_percent_more_at_four_layers(llama):
-    """Section 5.2: with 10 % of the length at 5, 10, 15 and 20 as well, 40.4 %."""
+    """Invariant 19: with 10 % of the length at 5, 10, 15 and 20 as well, 40.4 %."""
     rows, length = [S, S], S - 315
     for layer in range(2, 32):
         rows.append(length)
@@ -72,7 +72,7 @@ def test_ten_percent_more_at_four_layers(llama):
 
 @pytest.mark.parametrize("interim", [150, 190])
 def test_release_in_coarse_mode(llama, interim):
-    """Section 5.2: 150 visual tokens and its schedule of section 3, 35 %. Few more pass layer 1."""
+    """Invariant 19: 150 visual tokens and its own schedule, 35 %. Few more pass layer 1."""
     rows, length = [S, 89 + interim], 89 + 150
     for layer in range(2, 32):
         rows.append(length)
@@ -97,7 +97,7 @@ def test_parts_of_a_7b_query():
 
 
 def test_intensity_falls_with_the_rows(llama):
-    """Section 6.24: one token costs about 1 FLOP per byte of bfloat16 weights."""
+    """One token costs about 1 FLOP per byte of bfloat16 weights."""
     few, many = (llama.layer_cost(n, n).intensity(2) for n in (60, 600))
     assert few == pytest.approx(60, rel=0.1)
     assert few < 0.2 * many

@@ -313,7 +313,7 @@ def test_the_caller_can_say_what_was_executed():
 
 
 def test_which_source_counts():
-    """Issue item 3: measured, commanded, or measured where it is known."""
+    """Invariant 10: measured, commanded, or measured where it is known."""
     slow_commands = after_query(chunk(*[0.0] * 8))
     fast = np.array([1.0, 0, 0, 0, 0, 0])
     for source, twist, mode in (
@@ -328,7 +328,7 @@ def test_which_source_counts():
 
 
 def test_measured_twists_are_filtered_as_vectors_by_real_intervals():
-    """Issue item 3: noise about zero must not look like motion, and stamps jitter."""
+    """Invariant 17: noise about zero must not look like motion, and stamps jitter."""
     config = ControllerConfig(time_constant=0.2)
     random = np.random.default_rng(0)
     state, stamp, raw, found = EpisodeState(FrameRing(PERIOD)), 0.0, [], []
@@ -394,7 +394,7 @@ def test_replanning_is_asked_for_on_coarse_to_fine_with_actions_left():
 
 
 def test_the_release_leaves_fine_mode_only_where_a_chunk_ends():
-    """Section 4.2, rule R: a lift in the middle of a chunk does not end fine mode."""
+    """Invariant 16: a lift in the middle of a chunk does not end fine mode."""
     config = replace(preset("release").controller, warm_up=0.0)
     lifting = np.zeros((8, 7))
     lifting[:, 2] = 0.3

@@ -387,7 +387,7 @@ class LargestMap(TorchFunctionMode):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_attention_map_is_ever_held_in_full(name):
-    """Invariant 18 (and 6.17): a probe holds at most 64 rows, also for the paper's direction."""
+    """Invariant 18: a probe holds at most 64 rows, also for the paper's direction."""
     of = layout(2, 256, prompt=34, actions=56, instruction=(9, 29))
     budget = Budget(24, 20, 24)
     with LargestMap(of.length) as seen:

@@ -9,6 +9,7 @@ import torch
 
 from specprune_ros.errors import InferenceError, ObservationError
 from specprune_ros.policy import Observation, Policy, load_policy
+from specprune_ros.pruning.base import DensePruner
 from specprune_ros.pruning.presets import PRESETS, preset
 from specprune_ros.pruning.specprune import QueryHistory, SpecPrune
 from specprune_ros.types import Mode
@@ -111,7 +112,7 @@ def test_periodic_refresh(policy):
 
 @pytest.mark.parametrize("carry", [0.0, 0.5])
 def test_a_pruned_patch_keeps_a_decayed_score_or_none(policy, carry):
-    """Section 4.5, item 7: g = lambda g_prev for patches not alive; with 0, none."""
+    """Carried scores: g = lambda g_prev for patches not alive; with 0, none."""
     config = preset("specprune")
     policy.set_pruning(replace(config, static=replace(config.static, carry=carry)))
     policy.predict(observation(0))
@@ -278,6 +279,27 @@ def test_another_set_of_cameras(policy):
     assert policy.predict(observation(3, images=images(3, wrists=0))).report.dense_refresh
 
 
+def test_other_cameras_have_no_earlier_frames(policy):
+    """Invariant 11, for every method: a pruner is given frames of the same cameras or none, also
+    where as many cameras of other names were there before."""
+    given = []
+
+    class Pruner(DensePruner):
+        def begin(self, known):
+            given.append((known.step_frame, known.query_frame))
+            return super().begin(known)
+
+    policy.set_pruning(Pruner())
+    left = {"primary": picture(0), "left_wrist": picture(1)}
+    right = {"primary": picture(0), "right_wrist": picture(1)}
+    for query, seen in enumerate((left, left, right, images(0, wrists=2), right)):
+        policy.predict(observation(query, images=seen))
+    # Query 0 has no past; 2 and 3 none of their cameras; 4 finds query 2 in the ring.
+    assert [(step is not None, last is not None) for step, last in given] == [
+        (False, False), (True, True), (False, False), (False, False), (True, False)]
+    assert torch.equal(given[1][0], given[1][1])
+
+
 def test_other_settings_of_the_same_name(policy):
     """Scores of other global layers are not taken for these."""
     policy.predict(observation(0))
@@ -310,7 +332,7 @@ def test_time_set_back(policy):
 
 
 def test_frames_between_queries_are_compared(policy):
-    """Section 2.2: the frame T steps back is one that observe() took."""
+    """Invariant 10: the frame T steps back is one that observe() took."""
     config = preset("specprune")
     policy.set_pruning(replace(config, static=replace(config.static, compare_last_query=False)))
     policy.predict(observation(0, seed=1))
@@ -377,7 +399,7 @@ def test_mode_at_query_time_is_the_mode_of_the_query(policy):
 
 
 def test_replanning_through_the_api(policy):
-    """Issue item 3: off by default; on, it is asked for until a query answers."""
+    """Invariant 17: off by default; on, it is asked for until a query answers."""
     def brake():
         policy.new_episode()
         policy.predict(observation(0, ee_twist=np.array([2.0, 0, 0, 0, 0, 0])))

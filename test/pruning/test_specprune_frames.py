@@ -55,7 +55,7 @@ def places(mask: torch.Tensor) -> list[list[int]]:
 
 
 def test_measures_are_their_definitions():
-    """Section 2.2: cosine of the raw values; SSIM of Wang et al. per channel and patch."""
+    """Invariant 9: cosine of the raw values; SSIM of Wang et al. per channel and patch."""
     of = layout(2, 9)
     a, b = frames(of, 1), repainted(frames(of, 1), 0, [2, 3], 4)
     cosine = patch_similarity(a, [b], of.grid, "cosine")
@@ -107,7 +107,7 @@ def test_similarity_does_not_depend_on_memory_layout(measure):
 
 
 def test_a_second_reference_can_only_add_changes():
-    """Section 4.5: of two references the lower similarity counts."""
+    """Invariant 9: of two references the lower similarity counts."""
     of = layout(1, 16)
     a = frames(of, 0)
     b, c = repainted(a, 0, [3], 1), repainted(a, 0, [7], 2)
@@ -165,7 +165,7 @@ def test_changing_one_camera_never_changes_the_set_of_another(name):
 
 
 def test_a_change_of_brightness_alone_is_seen_by_ssim_not_by_the_raw_cosine():
-    """Invariant 9 and defect 6.9: grey 128 becomes grey 60 in one patch."""
+    """Invariant 9: grey 128 becomes grey 60 in one patch."""
     of = layout(2, 16)
     before = flat(of, (128, 128, 128))
     now = with_object(before, 0, 5, (60, 60, 60))
@@ -183,7 +183,7 @@ def test_a_slight_change_of_exposure_is_no_motion():
 
 
 def test_a_flat_object_that_moves_on_a_flat_table():
-    """Invariant 9 and defect 6.9: dark brown over beige, two shades of one hue. SSIM sees where it
+    """Invariant 9: dark brown over beige, two shades of one hue. SSIM sees where it
     was and where it is; the raw cosine sees nothing."""
     of = layout(2, 16)
     table, brown = flat(of, (245, 222, 179)), (61, 56, 45)
@@ -215,7 +215,7 @@ def test_saturated_patches():
 
 
 def test_the_frame_of_the_last_query_counts_too():
-    """Defect 6.11: what changed before the frame T steps back is seen through the last query's."""
+    """Invariant 9: what changed before the frame T steps back is seen through the last query's."""
     of = layout(1, 16)
     query = frames(of, 0)
     step = repainted(query, 0, [4], 1)  # moved early in the chunk
@@ -227,7 +227,7 @@ def test_the_frame_of_the_last_query_counts_too():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_an_earlier_frame_nothing_has_moved(name):
-    """Invariant 11 and defect 6.10: a frame is never compared with itself."""
+    """Invariant 11: a frame is never compared with itself."""
     of = layout(2, 16)
     assert dynamic_set(name, of, frames(of, 0), None).sum() == 0
 
@@ -241,7 +241,7 @@ def test_without_an_earlier_frame_nothing_has_moved(name):
      (9.37, 3, 2), (9.5, 2, 1), (12, 1, 1), (100, 1, 1)],
 )
 def test_interval_of_the_release(v, frames_, steps):
-    """Invariant 10: the table of section 2.2, in net controller units; the frame is T - 1 back."""
+    """Invariant 10: the released formula, v in net controller units; it looks T - 1 back."""
     interval = preset("release").static.interval
     assert interval.speed == "net"
     assert (interval.frames(v), interval.steps_back(v)) == (frames_, steps)
@@ -313,7 +313,7 @@ def filled(stamps, **settings_) -> FrameRing:
     seed=st.integers(0, 1000),
 )
 def test_one_frame_per_control_period_at_any_camera_rate(rate, jitter, start, seed):
-    """Invariant 10, issue item "frame ring": the ring reaches as far back as its capacity says."""
+    """Invariant 10: the ring reaches as far back as its capacity says."""
     random = np.random.default_rng(seed)
     stamps = start + (np.arange(int(3 * rate)) + random.uniform(0, jitter, int(3 * rate))) / rate
     ring = filled(stamps.tolist())

@@ -16,7 +16,7 @@ from specprune_ros.types import Mode
 
 
 def test_constants_of_the_release():
-    """Table 4.4, column R."""
+    """Of the authors' code; docs/method.md has the table."""
     config = preset("release")
     budgets, static, dynamic = config.budgets, config.static, config.dynamic
     # K_attn 24 / 19 coarse and 15 / 12 fine; half of it, rounded down, per global layer;
@@ -35,7 +35,7 @@ def test_constants_of_the_release():
 
 
 def test_constants_of_the_papers():
-    """Table 4.4, columns V1 and V3n."""
+    """Of arXiv v1 and of the ICML version."""
     v1, icml = preset("paper_v1"), preset("paper_icml")
     assert v1.budgets.scene_coarse.local == 24 and v1.budgets.scene_fine.local == 40
     # K_G 30, K_D 20, K_L 24 times alpha = 0.8.
@@ -53,7 +53,7 @@ def test_constants_of_the_papers():
 
 
 def test_the_default_gives_the_wrist_more():
-    """Section 2.5: the wrist camera's budgets are its own, and larger."""
+    """The wrist camera's budgets are its own, and larger."""
     budgets = preset("specprune").budgets
     for mode in Mode:
         scene, wrist = budgets.of("primary", mode), budgets.of("left_wrist", mode)
@@ -126,7 +126,7 @@ def test_any_valid_schedule_scores_before_it_prunes(update, prune, local, depth)
 
 
 def test_release_prunes_before_it_has_a_score():
-    """Defect 6.6, reproduced on purpose: layer 10 comes before the first update at 14."""
+    """A defect that is reproduced on purpose: layer 10 comes before the first update at 14."""
     schedule = preset("release").schedule(32)
     assert schedule.prune[0] < schedule.update[0]
 
@@ -155,7 +155,7 @@ def second_query(name: str, mode: Mode, now: torch.Tensor, before: torch.Tensor,
      ("paper_v1", Mode.FINE, 2 * (40 + 80), 2 * 40)],
 )
 def test_visual_tokens_of_a_static_scene(name, mode, most, least):
-    """Invariant 7: the bounds of section 2.4; release coarse <= 174 of 512, fine <= 116."""
+    """Invariant 7: sums of the budgets; release coarse <= 174 of 512, fine <= 116."""
     of = layout(2, 256)
     frame = frames(of, 0)
     result, entered = second_query(name, mode, frame, frame, of, 4)
@@ -178,7 +178,7 @@ def test_fine_mode_keeps_more_tokens_in_the_default_and_fewer_in_the_release():
 
 
 def test_the_release_uses_the_budget_of_the_previous_mode():
-    """Section 2.1, consequence c."""
+    """The choice was made when the previous query ended."""
     of = layout(1, 256)
     frame = frames(of, 0)
     config = preset("release")
@@ -196,7 +196,7 @@ def test_the_release_uses_the_budget_of_the_previous_mode():
 
 
 def test_confidence_of_the_release_is_that_of_the_first_query():
-    """Section 3: computed once per episode and layer."""
+    """It is computed once per episode and layer."""
     of, config = layout(2, 64), preset("release")
     first = SpecPrune(config).begin(context(of, 32))
     play(first, of, script(of, 32, 1))

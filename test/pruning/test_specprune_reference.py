@@ -1,4 +1,4 @@
-"""SpecPrune against a naive version of it on sets of absolute positions (algorithm.md 2 and 3)."""
+"""SpecPrune against a naive version of it on sets of absolute positions."""
 from __future__ import annotations
 
 from dataclasses import replace

@@ -172,7 +172,7 @@ def test_confidence_by_its_definitions():
 
 @given(scale=st.floats(0.1, 10))
 def test_confidence_changes_no_order_within_a_layer(scale):
-    """Section 3: it is one scalar per layer."""
+    """Invariant 13: it is one scalar per layer."""
     rows = torch.rand(2, 9, generator=torch.Generator().manual_seed(1))
     zero = torch.zeros(9, dtype=torch.float64)
     one = updated_scores(zero, rows, torch.tensor(1.0), DynamicConfig())
@@ -202,7 +202,7 @@ def test_floor_is_respected_and_final(visual, others, keep, floor, total):
 
 
 def test_release_takes_its_share_of_the_whole_sequence():
-    """Invariant 14 and section 3: 239 rows, 150 of them visual, become 215, 193, 173, 155."""
+    """Invariant 14: 239 rows, 150 of them visual, become 215, 193, 173, 155."""
     config = DynamicConfig(ratio_of="total", floor=59)
     others, visual, lengths = 89, 150, []
     for _ in range(6):
@@ -221,7 +221,7 @@ def test_share_of_visual_tokens_only():
 @given(scores=few_values, members=st.lists(st.booleans(), min_size=40, max_size=40),
        keep=st.integers(0, 40))
 def test_ties_go_to_the_global_set_then_to_the_lower_position(scores, members, keep):
-    """Section 3, recommended rule: by (score, membership of V_global, position)."""
+    """Invariant 6: by (score, membership of V_global, position)."""
     n = len(scores)
     order = sorted(range(n), key=lambda i: (-scores[i], not members[i], i))
     mask = highest_scored(tensor(scores).double(), torch.tensor(members[:n]), keep)
