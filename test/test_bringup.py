@@ -191,7 +191,9 @@ def test_children_are_stopped_even_if_they_ignore_signals(tmp_path):
         group.check()
         group.stop(interrupt_s=0.5, terminate_s=0.5)
     codes = [child.popen.returncode for child in group.children]
-    assert codes == [-signal.SIGINT, -signal.SIGKILL]
+    # On a busy machine the obedient one may be reached by the second, harder request first.
+    assert codes[0] in (-signal.SIGINT, -signal.SIGTERM)
+    assert codes[1] == -signal.SIGKILL
 
 
 def test_an_error_in_the_parent_stops_the_children():
