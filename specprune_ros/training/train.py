@@ -259,12 +259,15 @@ def _named(losses: Losses) -> dict[str, torch.Tensor]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout the code runs from, or None outside of one."""
-    result = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Commit of the checkout the code runs from, or None outside of one or without git."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
     return result.stdout.strip() or None
