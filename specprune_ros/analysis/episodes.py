@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,23 +50,30 @@ class ExpertActor:
 class PolicyActor:
     """A policy that plays ``replan`` actions of each chunk (default: all) before the next query.
 
-    chunks, cpu_ms: what the queries of the running episode gave and took.
+    chunks, cpu_ms, wall_ms: what the queries of the running episode gave and took. on_query: called
+    after each with what was asked and answered; its time does not count.
     """
 
-    def __init__(self, policy: Policy, replan: int | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        replan: int | None = None,
+        on_query: Callable[[Observation, ActionChunk], None] | None = None,
+    ) -> None:
         replan = policy.chunk_length if replan is None else replan
         if not 1 <= replan <= policy.chunk_length:
             raise ConfigurationError(
                 f"a chunk has {policy.chunk_length} actions, {replan} of them cannot be played"
             )
         self.source = f"policy, pruning '{policy.pruner.name}'"
-        self._policy, self._replan = policy, replan
+        self._policy, self._replan, self._on_query = policy, replan, on_query
 
     def start(self, simulator: Simulator) -> None:
         self._episode = self._policy.make_episode()
         self._queue: list[np.ndarray] = []
         self.chunks: list[ActionChunk] = []
         self.cpu_ms: list[float] = []
+        self.wall_ms: list[float] = []
 
     def act(self, simulator: Simulator, observation: SimObservation) -> np.ndarray:
         if self._queue:
@@ -77,10 +84,13 @@ class PolicyActor:
             proprio = observation.proprio if self._policy.uses_proprio else None
             query = Observation(observation.images, simulator.instruction, proprio,
                                 observation.stamp, observation.ee_twist)
-            began = time.process_time()
+            cpu, wall = time.process_time(), time.perf_counter()
             chunk = self._policy.predict(query, self._episode)
-            self.cpu_ms.append((time.process_time() - began) * 1e3)
+            self.cpu_ms.append((time.process_time() - cpu) * 1e3)
+            self.wall_ms.append((time.perf_counter() - wall) * 1e3)
             self.chunks.append(chunk)
+            if self._on_query is not None:
+                self._on_query(query, chunk)
             self._queue = list(to_env_actions(chunk.actions)[: self._replan])
         return self._queue.pop(0)
 

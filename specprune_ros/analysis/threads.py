@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -24,16 +24,21 @@ def thread_settings() -> dict[str, str | None]:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch and OpenCV on one CPU thread; as before afterwards."""
+def numeric_threads(count: int) -> Iterator[None]:
+    """Torch and OpenCV on so many CPU threads; as before afterwards."""
     import cv2
     import torch
 
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """:func:`numeric_threads` of one."""
+    return numeric_threads(1)

@@ -1,0 +1,19 @@
+"""``specprune eval``, loaded with one thread for numerics (see ``analysis.threads``)."""
+from __future__ import annotations
+
+import argparse
+
+from specprune_ros.analysis.threads import limit_numeric_threads
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    limit_numeric_threads()
+    from specprune_ros.eval import evaluation
+
+    evaluation.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from specprune_ros.eval import evaluation
+
+    return evaluation.run(args)
