@@ -15,7 +15,7 @@ pytest.importorskip("mujoco")
 
 
 def run_demo(folder, *arguments):
-    environment = {**os.environ, "ROS_LOG_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     environment.pop("ROS_DOMAIN_ID", None)
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(specprune_ros.__file__).parents[1]), environment.get("PYTHONPATH", "")])

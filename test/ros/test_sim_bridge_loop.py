@@ -16,7 +16,7 @@ SPIN = [sys.executable, "-c", "while True: pass"]
 
 
 def run(ros, processes):
-    """{stamp: (actions, what was kept)} and the statuses of one episode of the real nodes."""
+    """{stamp: (actions, what was kept)} of one episode of the real nodes."""
     chunks, stats, statuses = {}, {}, []
     node = ros.node("listener")
     node.create_subscription(
@@ -38,22 +38,23 @@ def run(ros, processes):
     assert ros.spin_until(lambda: statuses and statuses[-1].done, 10)
     processes.stop()
     assert started["vla_node"].returncode == 0, started["vla_node"].log.read_text()
-    return {stamp: (chunks[stamp], stats[stamp]) for stamp in chunks if stamp in stats}, statuses
+    return {stamp: (chunks[stamp], stats[stamp]) for stamp in chunks if stamp in stats}
 
 
 @pytest.mark.slow
 def test_two_runs_give_the_same_chunks_on_an_idle_and_on_a_busy_machine(
         ros, processes):
-    first, statuses = run(ros, processes)
+    first = run(ros, processes)
     burners = [subprocess.Popen(SPIN) for _ in range(3)]
     try:
-        second, _ = run(ros, processes)
+        second = run(ros, processes)
     finally:
         for burner in burners:
             burner.kill()
             burner.wait()
     common = first.keys() & second.keys()
-    # A listener that is discovered late misses the first chunks; most must be there.
-    assert len(common) > statuses[-1].chunks // 2 > 0
-    assert {stamp: first[stamp] for stamp in common} == {
-        stamp: second[stamp] for stamp in common}
+    # A listener that is discovered late misses the first chunks.
+    assert len(common) >= 5
+    assert [stamp for stamp in sorted(common) if first[stamp] != second[stamp]] == []
+    modes = {stats[1] for _, stats in (*first.values(), *second.values())}
+    assert modes == {ActionChunk.COARSE, ActionChunk.FINE}  # a moving arm changes the mode
