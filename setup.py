@@ -223,6 +223,7 @@ setup(
     extras_require={
         'ros': ROS_KILTED,
         'ros-jazzy': ROS_JAZZY,
+        'ray': ['ray~=2.40'],  # specprune eval --engine ray
         'test': [
             'pytest>=8,<10',
             'pytest-timeout~=2.3',

@@ -21,6 +21,7 @@ DECLARED_AS = {
     "mujoco": ("mujoco", None),
     "numpy": ("numpy", "python3-numpy"),
     "pinocchio": ("pin", "pinocchio"),
+    "ray": ("ray", None),  # an extra
     "rich": ("rich", "python3-rich"),
     "rosbags": ("rosbags", None),
     "safetensors": ("safetensors", None),
@@ -62,7 +63,8 @@ def pip_names() -> set[str]:
         patch.chdir(ROOT)
         patch.setattr(setuptools, "setup", seen.update)
         runpy.run_path("setup.py")
-    lines = [*seen["install_requires"], *seen["extras_require"]["ros"]]
+    extras = seen["extras_require"]
+    lines = [*seen["install_requires"], *extras["ros"], *extras["ray"]]
     return {Requirement(line).name for line in lines}
 
 
