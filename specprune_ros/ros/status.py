@@ -14,6 +14,7 @@ from . import qos
 from .engine import Engine
 from .faults import Fault, FaultBook
 from .messages import header
+from .publishing import publish_while_up
 from .vla_parameters import VlaSettings
 
 PERIOD = 0.5  # s of wall time between two messages at most
@@ -36,6 +37,7 @@ class StatusReporter:
         self._lock = lock
         self._settings = settings
         self._clock = node.get_clock()
+        self._context = node.context
         self._log = node.get_logger()
         self._publisher = node.create_publisher(VlaStatus, "vla_status", qos.latched())
         self._last: VlaStatus | None = None
@@ -60,7 +62,7 @@ class StatusReporter:
                 waiting = status.state == VlaStatus.WAITING
                 self._log.info(_NAMES[status.state] + (
                     f": {status.fault_text}" if waiting else ""))
-            self._publisher.publish(status)
+            publish_while_up(self._publisher, status, self._context)
 
     @contextmanager
     def meanwhile(self) -> Iterator[None]:

@@ -30,6 +30,7 @@ from .faults import FaultCode
 from .inference import Policy, QueryResult
 from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
 from .messages import chunk_message, stats_message
+from .publishing import publish_while_up
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
 from .status import PERIOD as STATUS_PERIOD
@@ -228,8 +229,8 @@ class VlaNode(LifecycleNode):
 
     def _publish(self, result: QueryResult) -> None:
         now = self._now()
-        self._chunks.publish(chunk_message(result))
-        self._stats.publish(stats_message(result, now))
+        publish_while_up(self._chunks, chunk_message(result), self.context)
+        publish_while_up(self._stats, stats_message(result, now), self.context)
 
 
 def main(args: Sequence[str] | None = None) -> int:
