@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -100,6 +101,7 @@ class RayCluster:
         if self._owns:
             cpus = workers * settings.threads if workers else None
             own = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             try:
                 ray.init(address, log_to_driver=False, logging_level="warning", **own)
             except (ConnectionError, RuntimeError, ValueError) as error:

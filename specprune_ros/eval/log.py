@@ -67,7 +67,7 @@ class EpisodeLog:
                     raise ConfigurationError(f"'{self.path}', line {number}: other settings")
                 else:
                     self.records[line["key"]] = line
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ConfigurationError(
                     f"'{self.path}', line {number} is no line of an episode log "
                     f"({type(error).__name__}): delete the file, or write to another --json"
