@@ -30,9 +30,9 @@ from .faults import FaultCode
 from .inference import Policy, QueryResult
 from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
 from .messages import chunk_message, stats_message
-from .publishing import publish_while_up
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
+from .publishing import publish_while_up
 from .status import PERIOD as STATUS_PERIOD
 from .status import StatusReporter
 from .vla_parameters import VlaSettings
