@@ -265,7 +265,9 @@ class Policy:
         interval = self._static.interval
         speed = state.motion.in_units(interval.speed, self.control_period)
         # Frames of other cameras cannot be compared patch by patch.
-        past = state.ring.steps_back(frame.stamp, interval.steps_back(speed), frame.cameras)
+        past = None
+        if getattr(self.pruner, "looks_back", True):
+            past = state.ring.steps_back(frame.stamp, interval.steps_back(speed), frame.cameras)
         last = state.last_query
         last = last if last is not None and last.cameras == frame.cameras else None
         return QueryContext(

@@ -103,7 +103,11 @@ class PruneSession:
 
 
 class Pruner(Protocol):
-    """A pruning method with its settings. ``name`` appears in reports and on topics."""
+    """A pruning method with its settings. ``name`` appears in reports and on topics.
+
+    A pruner with ``looks_back = False`` gets no ``QueryContext.step_frame``: preparing that frame
+    takes as long as preparing the query's own, and is time of the query.
+    """
 
     name: str
 
@@ -114,6 +118,7 @@ class DensePruner:
     """Keeps everything (``pruning="off"``)."""
 
     name = "off"
+    looks_back = False
 
     def begin(self, context: QueryContext) -> PruneSession:
         return PruneSession(context)

@@ -285,6 +285,8 @@ def test_other_cameras_have_no_earlier_frames(policy):
     given = []
 
     class Pruner(DensePruner):
+        looks_back = True
+
         def begin(self, known):
             given.append((known.step_frame, known.query_frame))
             return super().begin(known)
@@ -298,6 +300,18 @@ def test_other_cameras_have_no_earlier_frames(policy):
     assert [(step is not None, last is not None) for step, last in given] == [
         (False, False), (True, True), (False, False), (False, False), (True, False)]
     assert torch.equal(given[1][0], given[1][1])
+
+
+@pytest.mark.parametrize("method, prepared", [("off", 2), ("fastv", 2), ("specprune", 3)])
+def test_only_frames_that_a_method_looks_at_are_prepared(policy, monkeypatch, method, prepared):
+    """Two queries with a frame in between: a dense query must not pay for a comparison."""
+    calls, prepare = [], policy.inputs._prepare
+    monkeypatch.setattr(policy.inputs, "_prepare", lambda im: calls.append(1) or prepare(im))
+    policy.set_pruning(method)
+    policy.predict(observation(0))
+    policy.observe(images(1), stamp=0.2)
+    policy.predict(replace(observation(2), stamp=0.8))  # looks 0.55 s back
+    assert len(calls) == prepared
 
 
 def test_other_settings_of_the_same_name(policy):

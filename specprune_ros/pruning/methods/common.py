@@ -66,6 +66,7 @@ class Method:
 
     Config: ClassVar[type]
     Session: ClassVar[type]
+    looks_back: ClassVar[bool] = False
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
