@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -16,6 +17,13 @@ DATA = ROOT / "test" / "data"
 # threads wait for one another.
 for _variable in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+# The same examples in every run: a red test means that something has changed. Look for new ones
+# with HYPOTHESIS_PROFILE=search.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", max_examples=500, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session")

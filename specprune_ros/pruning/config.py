@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.frames import RING_CAPACITY
 from specprune_ros.pruning.schedule import Schedule, check_layers
 from specprune_ros.types import Mode
@@ -24,6 +25,7 @@ class Budget:
     local: int
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("global_", "dynamic", "local"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"budget {name.rstrip('_')} must be >= 0")
@@ -71,11 +73,14 @@ class FrameInterval:
     speed: Literal["mean", "net"] = "mean"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 1 <= self.longest < RING_CAPACITY:
             raise ConfigurationError(
                 f"the longest frame interval is {self.longest} control periods; it must lie in "
                 f"1..{RING_CAPACITY - 1}, as far as the frame ring reaches"
             )
+        if not (math.isfinite(self.offset) and math.isfinite(self.slope)):
+            raise ConfigurationError("offset and slope of the frame interval must be finite")
         if self.slope > 0:
             raise ConfigurationError("the slope of the frame interval must not be positive: a "
                                      "faster arm is compared with a nearer frame")
@@ -129,6 +134,7 @@ class StaticConfig:
     use_local: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0.0 <= self.carry <= 1.0:
             raise ConfigurationError("carry must lie in [0, 1]")
         if self.interim_factor < 0:
@@ -174,6 +180,7 @@ class DynamicConfig:
     allow_unscored_prune: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0.0 < self.keep <= 1.0:
             raise ConfigurationError("keep must lie in (0, 1]")
         if not 0.0 < self.beta <= 1.0:
@@ -221,6 +228,7 @@ class ControllerConfig:
     replan: bool = False  # ask for a new query on coarse -> fine with actions left to play
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, value in self.thresholds().items():
             # A vertical velocity has a sign, the other speeds have none.
             if not math.isfinite(value) or (value < 0 and not name.endswith("vertical")):
@@ -267,6 +275,7 @@ class SpecPruneConfig:
     allow_fine_below_coarse: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         below = self.budgets.fine_below_coarse()
         if below and not self.allow_fine_below_coarse:
             raise ConfigurationError(

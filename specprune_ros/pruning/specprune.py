@@ -209,6 +209,8 @@ class SpecPruneSession(PruneSession):
     def _update_scores(self, layer: int, attention: Attention) -> None:
         dynamic = self.config.dynamic
         patches = self._alive_positions()
+        if not len(patches):
+            return  # nothing to score, and no confidence to keep for the episode
         rows = attention.weights(self._readout, patches).mean(0)  # [Q, n]
         confidence = self._confidence.get(layer)
         if confidence is None:

@@ -18,7 +18,7 @@ from specprune_ros.pruning.base import (
     SessionResult,
     Tokens,
 )
-from specprune_ros.pruning.schedule import scale_layers
+from specprune_ros.pruning.schedule import REFERENCE_DEPTH, scale_layers
 from specprune_ros.pruning.sets import split_evenly
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import CameraTokens
@@ -39,6 +39,14 @@ def check_choice(name: str, field: str, value: str, choices: Sequence[str]) -> N
     """Raises ConfigurationError unless the value is one of the choices."""
     if value not in choices:
         raise ConfigurationError(f"{name}: {field} '{value}' is not one of {', '.join(choices)}")
+
+
+def check_boundaries(name: str, *boundaries: int) -> None:
+    """Raises ConfigurationError unless every drop boundary has layers on both of its sides."""
+    if any(not 1 <= boundary < REFERENCE_DEPTH for boundary in boundaries):
+        raise ConfigurationError(
+            f"{name}: a boundary must lie in 1..{REFERENCE_DEPTH - 1}, not {boundaries}"
+        )
 
 
 def kept_count(keep: float, total: int) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from specprune_ros.pruning.base import QueryContext, Tokens
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
@@ -64,6 +65,7 @@ class DivPruneConfig:
     pool: Literal["joint", "per_camera"] = "joint"
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
         check_choice(self.name, "pool", self.pool, ("joint", "per_camera"))
 

@@ -23,9 +23,11 @@ from specprune_ros.pruning.base import (
     SessionResult,
     Tokens,
 )
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
+    check_boundaries,
     check_choice,
     check_keep,
     instruction_rows,
@@ -170,7 +172,9 @@ class EfficientVLAConfig:
     direction: Literal["vision_to_text", "text_to_vision"] = "vision_to_text"
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
+        check_boundaries(self.name, self.boundary)
         choices = ("vision_to_text", "text_to_vision")
         check_choice(self.name, "direction", self.direction, choices)
         if not 0.0 <= self.alpha <= 1.0:

@@ -13,9 +13,11 @@ import torch
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import Attention, QueryContext, Tokens
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
+    check_boundaries,
     check_choice,
     check_keep,
     kept_count,
@@ -44,7 +46,9 @@ class FastVConfig:
     pool: Literal["joint", "per_camera"] = "joint"
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
+        check_boundaries(self.name, self.boundary)
         check_choice(self.name, "rows", self.rows, _ROWS)
         check_choice(self.name, "pool", self.pool, ("joint", "per_camera"))
         if self.boundary < 1:

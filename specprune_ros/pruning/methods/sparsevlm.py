@@ -17,9 +17,11 @@ import torch.nn.functional as F
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import Attention, QueryContext, SessionResult, Tokens
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
+    check_boundaries,
     check_choice,
     check_keep,
     instruction_rows,
@@ -55,12 +57,16 @@ class SparseVLMConfig:
     merge: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
+        check_boundaries(self.name, *self.boundaries)
         check_choice(self.name, "budget", self.budget, ("list", "rank"))
         check_choice(self.name, "raters_from", self.raters_from, ("instruction", "prompt"))
         check_choice(self.name, "merge", self.merge, ("mean", "sum"))
         if len(self.shares) != len(self.boundaries) or min(self.boundaries, default=0) < 1:
             raise ConfigurationError(f"{self.name}: one share per boundary, boundaries >= 1")
+        if not all(0.0 < share <= 1.0 for share in self.shares):
+            raise ConfigurationError(f"{self.name}: shares must lie in (0, 1]")
         if not 0.0 <= self.recycle <= 1.0:
             raise ConfigurationError(f"{self.name}: recycle must lie in [0, 1]")
 

@@ -12,6 +12,7 @@ import torch
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import PruneSession, QueryContext
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     CountedSession,
     Counts,
@@ -35,6 +36,7 @@ class UniformConfig:
     counts: Counts | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
         if self.boundary < 0:
             raise ConfigurationError(f"{self.name}: boundary must be >= 0")

@@ -20,9 +20,11 @@ import torch
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import Attention, QueryContext, SessionResult, Tokens
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
+    check_boundaries,
     check_choice,
     check_keep,
     instruction_rows,
@@ -33,7 +35,7 @@ from specprune_ros.pruning.methods.common import (
     span,
     top_indices,
 )
-from specprune_ros.pruning.schedule import scale_layers
+from specprune_ros.pruning.schedule import check_layers, scale_layers
 from specprune_ros.pruning.similarity import patch_similarity
 from specprune_ros.tokens import TokenLayout
 
@@ -73,8 +75,10 @@ class VLACacheConfig:
     at_least_one: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.keep is not None:
             check_keep(self.name, self.keep)
+        check_boundaries(self.name, *self.boundaries)
         check_choice(self.name, "reference", self.reference, ("anchor", "query"))
         check_choice(self.name, "order", self.order, ("similarity", "raster"))
         check_choice(self.name, "window", self.window, ("instruction", "release"))
@@ -82,6 +86,9 @@ class VLACacheConfig:
             raise ConfigurationError(f"{self.name}: boundaries must be >= 1")
         if self.shares is not None and len(self.shares) != len(self.boundaries):
             raise ConfigurationError(f"{self.name}: give one share per boundary")
+        check_layers("relevance_layer", (self.relevance_layer,))
+        if self.shares is not None and not all(0.0 <= share <= 1.0 for share in self.shares):
+            raise ConfigurationError(f"{self.name}: shares must lie in [0, 1]")
         if self.max_age is not None and self.max_age < 1:
             raise ConfigurationError(f"{self.name}: max_age must be >= 1 or None")
         if self.static_max < 0 or self.relevant < 0 or not 0.0 <= self.growth <= 1.0:

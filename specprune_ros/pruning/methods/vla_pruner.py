@@ -15,9 +15,11 @@ import torch
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import Attention, QueryContext, SessionResult, Tokens
+from specprune_ros.pruning.checks import check_types
 from specprune_ros.pruning.methods.common import (
     DropSession,
     Method,
+    check_boundaries,
     check_keep,
     kept_count,
     mean_attention,
@@ -26,7 +28,7 @@ from specprune_ros.pruning.methods.common import (
     top_indices,
 )
 from specprune_ros.pruning.methods.divprune import farthest_first
-from specprune_ros.pruning.schedule import scale_layers
+from specprune_ros.pruning.schedule import check_layers, scale_layers
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,14 @@ class VLAPrunerConfig:
     carry: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_keep(self.name, self.keep)
+        check_boundaries(self.name, self.boundary)
         if self.boundary < 1 or self.window < 1:
             raise ConfigurationError(f"{self.name}: boundary and window must be >= 1")
         if not 0.0 < self.decay <= 1.0 or not 0.0 <= self.carry <= 1.0:
             raise ConfigurationError(f"{self.name}: decay and carry must lie in [0, 1], decay > 0")
+        check_layers("action_layers", self.action_layers)
         if not self.action_layers:
             raise ConfigurationError(f"{self.name}: action_layers must name one layer at least")
 
