@@ -133,6 +133,7 @@ class Engine:
         with self._guarded(FaultCode.IMAGE, name):
             stamp = stamp_to_ns(msg.header.stamp)
             self.counters.images_received += 1
+            self.planner.check_stamp(stamp, self._callbacks.now())
             self.planner.note(name, stamp)
             if isinstance(msg, Image):
                 check_image(msg)
@@ -143,6 +144,7 @@ class Engine:
         with self._guarded(FaultCode.JOINT_STATE, JOINT_STATES):
             stamp = stamp_to_ns(msg.header.stamp)
             self.counters.joint_states_received += 1
+            self.planner.check_stamp(stamp, self._callbacks.now())
             self.planner.note(JOINT_STATES, stamp)
             self.planner.add_joints(JointReading(stamp, msg.name, msg.position, msg.velocity))
 

@@ -69,6 +69,7 @@ class QueryPlanner:
         self._busy = False  # a query is being run
         self._last_query: int | None = None  # stamp
         self._not_before: int | None = None  # pictures older than this show another episode
+        self._clock_unknown = False  # whether inputs came while the clock was not known
 
     @property
     def unsynchronised(self) -> int:
@@ -80,6 +81,28 @@ class QueryPlanner:
         self.arm.apply(settings)
         self.settings = settings
         self.sync.slop = _ns(settings["sync_slop"])
+
+    def check_stamp(self, stamp: int, now: int) -> None:
+        """Check that a stamp can be of now; call it before the message is used for anything.
+
+        ``input_timeout`` is allowed for: a picture may overtake the /clock message of its time.
+
+        Raises:
+            ObservationError: it lies farther in the future. Kept, it would pass for the newest
+                until that time has come.
+        """
+        if now == 0:  # simulated time that has not begun: nothing to compare with
+            self._clock_unknown = True
+            return
+        latest = now + _ns(self.settings["input_timeout"])
+        if self._clock_unknown:
+            self._clock_unknown = False
+            self.time_went_back(latest)  # drops what would have been refused
+        if stamp > latest:
+            raise ObservationError(
+                f"stamped {_about((stamp - now) / NANOSECONDS)} in the future of the node's clock."
+                " The message is not used. Check the clocks of publisher and node, and "
+                "use_sim_time")
 
     def note(self, name: str, stamp: int) -> None:
         """Note that a message of an input has come, good or bad."""
@@ -258,6 +281,14 @@ class QueryPlanner:
 
 def _ns(seconds: float) -> int:
     return round(seconds * NANOSECONDS)
+
+
+def _about(seconds: float) -> str:
+    """A time span so coarse that it stays the same from message to message."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _staleness(name: str, age: float | None, timeout: float) -> str:

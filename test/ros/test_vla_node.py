@@ -292,6 +292,25 @@ def test_stamps_of_another_clock_are_named(bench):
     assert "camera/primary" in bench.rig.status.fault_text
 
 
+def test_messages_from_the_future_are_refused_and_the_next_good_ones_used(bench):
+    bench.rig.query()
+    hour = 3600 * 10**9
+    bench.rig.now += hour
+    images = {camera: bench.rig.picture(camera) for camera in ("primary", "wrist")}
+    joints = bench.rig.joints()
+    bench.rig.now -= hour
+    bench.rig.observe(images=images, joints=joints)
+    text = bench.rig.await_fault(
+        VlaStatus.IMAGE, "camera/primary", "camera/wrist", "joint_states").fault_text
+    assert text.count("60 min in the future of the node's clock") == 3
+    assert "use_sim_time" in text
+    assert bench.rig.status.input_ages[0] >= 0  # not those of the refused ones
+    assert len(bench.rig.chunks) == 1
+    chunk, _ = bench.rig.query()
+    assert chunk.episode == 0
+    bench.rig.await_state(VlaStatus.RUNNING)
+
+
 def test_pictures_out_of_step_are_counted_and_named(bench):
     bench.rig.query()
     for _ in range(3):  # the wrist camera is half a period late, which is more than sync_slop

@@ -317,6 +317,26 @@ def test_picture_of_an_earlier_time_starts_an_episode_before_the_clock_does():
     assert not plan.planner.time_went_back(5 * PERIOD)  # nothing left to forget
 
 
+def test_stamps_ahead_of_the_clock_are_refused_beyond_the_timeout():
+    planner = Plan(input_timeout=1.0).planner
+    now = 100 * PERIOD
+    planner.check_stamp(now + 1_000 * MS, now)  # overtook the message of the clock
+    with pytest.raises(ObservationError, match="2 s in the future.*use_sim_time"):
+        planner.check_stamp(now + 1_501 * MS, now)
+    with pytest.raises(ObservationError, match="20833 days"):
+        planner.check_stamp(1_800_000_000_000 * MS, now)
+
+
+def test_clock_that_begins_late_refuses_nothing_and_forgets_what_was_wrong():
+    plan = Plan()
+    for stamp in (PERIOD, 10**18):
+        plan.planner.check_stamp(stamp, 0)
+        plan.see(stamp)
+    plan.now = 2 * PERIOD
+    plan.planner.check_stamp(2 * PERIOD, plan.now)
+    assert plan.see(2 * PERIOD).query() == 2 * PERIOD
+
+
 def test_what_is_missing_is_said_in_words():
     plan = Plan(needs_arm=True)
     text = "; ".join(plan.planner.missing(0))
