@@ -13,7 +13,12 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import torch
 
-from specprune_ros.errors import ConfigurationError, InferenceError, ObservationError
+from specprune_ros.errors import (
+    CheckpointError,
+    ConfigurationError,
+    InferenceError,
+    ObservationError,
+)
 from specprune_ros.pruning.base import Pruner, QueryContext, SessionResult
 from specprune_ros.pruning.config import ControllerConfig, SpecPruneConfig, StaticConfig
 from specprune_ros.pruning.episode import Episode, EpisodeState
@@ -42,6 +47,7 @@ def load_policy(
     pruning: str | Pruner | SpecPruneConfig = "specprune",
     chunk_length: int = 8,
     control_period: float = 0.05,
+    action_head: str = "l1",
 ) -> Policy:
     """Load an OpenVLA-OFT checkpoint directory.
 
@@ -50,10 +56,11 @@ def load_policy(
     pruning: ``off``, a preset, a method's name, or a pruner of your own.
     chunk_length: actions per query (8 for LIBERO; no file of a checkpoint says it).
     control_period: seconds per action.
+    action_head: ``l1``, or ``discrete`` for a policy trained to give its actions as tokens.
 
     Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
     """
-    loaded = load_model(checkpoint_dir, device, dtype)
+    loaded = load_model(checkpoint_dir, device, dtype, action_head)
     return Policy(
         loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period
     )
@@ -72,8 +79,10 @@ class Policy:
         chunk_length: int,
         control_period: float,
     ) -> None:
-        if chunk_length < 1:
-            raise ConfigurationError(f"chunk_length must be >= 1, not {chunk_length}")
+        if not isinstance(chunk_length, int) or chunk_length < 1:
+            raise ConfigurationError(
+                f"chunk_length must be a whole number >= 1, not {chunk_length!r}"
+            )
         if not control_period > 0:
             raise ConfigurationError(f"control_period must be > 0 s, not {control_period}")
         self._loaded = loaded
@@ -88,6 +97,7 @@ class Policy:
                 f"dimensions, the action head has {loaded.model.action_dim}: choose another "
                 "unnorm_key"
             )
+        self._check_proprio()
         self.chunk_length = chunk_length
         self.control_period = control_period
         self.inputs = QueryInputs(
@@ -100,6 +110,16 @@ class Policy:
         self.set_pruning(pruning)
         self._episode = self.make_episode()
 
+    def _check_proprio(self) -> None:
+        """Statistics and projector must agree on the length of the proprio vector."""
+        projector, bounds = self.model.proprio_projector, self.statistics.proprio
+        if projector is not None and bounds is not None:
+            if projector.fc1.in_features != bounds.size:
+                raise CheckpointError(
+                    f"the proprio projector takes {projector.fc1.in_features} values, statistics "
+                    f"'{self.statistics.key}' have {bounds.size}: choose another unnorm_key"
+                )
+
     # Properties ----------------------------------------------------------------------------
 
     @property
@@ -108,8 +128,9 @@ class Policy:
 
     @property
     def uses_proprio(self) -> bool:
-        """Whether the checkpoint has a proprio projector."""
-        return self.model.proprio_projector is not None
+        """Whether the checkpoint has a proprio projector, and statistics to feed it with."""
+        projector = self.model.proprio_projector
+        return projector is not None and self.statistics.proprio is not None
 
     @property
     def proprio_dim(self) -> int | None:
@@ -133,6 +154,10 @@ class Policy:
             pruning = make_pruner(pruning)
         elif isinstance(pruning, SpecPruneConfig):
             pruning = SpecPrune(pruning)
+        elif not hasattr(pruning, "begin"):
+            raise ConfigurationError(
+                f"pruning is {pruning!r}, expected the name of a method, or a pruner"
+            )
         self.pruner: Pruner = pruning
         config = getattr(pruning, "config", None)
         controller, static = (getattr(config, name, None) for name in ("controller", "static"))
@@ -250,7 +275,7 @@ class Policy:
         """Seconds. Unstamped frames are one control period apart, unstamped queries with no frame
         between them one chunk, as its actions have been played."""
         if stamp is not None:
-            if not np.isfinite(stamp):
+            if not isinstance(stamp, (int, float, np.number)) or not np.isfinite(stamp):
                 raise ObservationError(f"stamp is {stamp}, expected finite seconds")
             return float(stamp)
         newest, last = state.ring.newest, state.last_query

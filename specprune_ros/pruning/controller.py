@@ -38,7 +38,10 @@ class Speeds:
 
 def speeds_of_twist(twist: np.ndarray) -> Speeds:
     """Speeds of a twist [6] in the axes of a frame whose z points up. Raises ObservationError."""
-    twist = np.asarray(twist, dtype=np.float64)
+    try:
+        twist = np.asarray(twist, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ObservationError(f"ee_twist is not numeric: {error}") from None
     if twist.shape != (6,):
         raise ObservationError(f"ee_twist has shape {twist.shape}, expected (6,)")
     if not np.isfinite(twist).all():

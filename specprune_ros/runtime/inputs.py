@@ -104,6 +104,10 @@ class QueryInputs:
 
 def ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """``primary`` first, then the names that contain ``wrist``, in their order."""
+    if not isinstance(images, Mapping) or not all(isinstance(name, str) for name in images):
+        raise ObservationError(
+            f"images is {type(images).__name__}, expected a mapping of camera names to arrays"
+        )
     if PRIMARY not in images:
         raise ObservationError(
             f"the observation has no image '{PRIMARY}' (it has: {', '.join(images) or 'none'})"

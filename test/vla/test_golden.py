@@ -128,6 +128,7 @@ def test_discrete_variant_without_a_head(golden_dir, golden_cases, tmp_path, cas
         pruning="off",
         center_crop=False,
         jpeg_roundtrip=False,
+        action_head="discrete",
     )
     chunk = policy.predict(_cropped(arrays, meta))
     np.testing.assert_allclose(chunk.actions, arrays["discrete_actions"], atol=1e-6, rtol=0)

@@ -47,10 +47,10 @@ def test_directory_missing(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "preprocessor_config.json", "tokenizer.json", SHARD],
+    ["config.json", "preprocessor_config.json", "tokenizer.json", SHARD, "action_head"],
 )
 def test_file_missing_is_named(copy, name):
-    (copy / name).unlink()
+    (copy / (HEAD if name == "action_head" else name)).unlink()
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_policy(copy)
 
@@ -143,6 +143,42 @@ def test_head_of_another_hidden_size(copy):
         load_policy(copy)
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        (HEAD, "module.model.fc2.weight", torch.ones(128)),
+        (HEAD, "module.model.layer_norm1.weight", torch.ones(())),
+        (PROPRIO, "module.fc1.weight", torch.ones(128)),
+        (PROPRIO, "module.fc1.weight", torch.ones(128, 7)),
+    ],
+)
+def test_head_tensors_of_wrong_shape_are_named(copy, file, name, value):
+    state = torch.load(copy / file, weights_only=True)
+    state[name] = value
+    torch.save(state, copy / file)
+    with pytest.raises(CheckpointError, match="proprio" if file == PROPRIO else name[7:]):
+        load_policy(copy)
+
+
+def test_projector_without_statistics_is_left_out(copy):
+    _edit(
+        copy / "dataset_statistics.json", lambda c: c["specprune_tabletop"].pop("proprio")
+    )
+    policy = load_policy(copy)
+    assert not policy.uses_proprio
+    policy.warm_up()
+
+
+@pytest.mark.parametrize("mask", [["false"] * 7, 1, None])
+def test_mask_that_is_no_list_of_booleans(copy, mask):
+    _edit(
+        copy / "dataset_statistics.json",
+        lambda c: c["specprune_tabletop"]["action"].update(mask=mask),
+    )
+    with pytest.raises(CheckpointError, match="mask"):
+        load_policy(copy)
+
+
 def test_head_names_without_ddp_prefix(copy):
     state = torch.load(copy / HEAD, weights_only=True)
     torch.save({k.removeprefix("module."): v for k, v in state.items()}, copy / HEAD)
@@ -185,6 +221,15 @@ def test_remote_code_is_ignored(copy, tmp_path):
         (lambda c: c["timm_model_overrides"][0].update(depth=9), "expected 9"),
         (lambda c: c["timm_model_overrides"][0].update(num_heads=5), "num_heads"),
         (lambda c: c.update(image_sizes=[448, 448]), "pos_embed"),
+        (lambda c: c.update(image_sizes=224), "config.json"),
+        (lambda c: c.update(text_config=[]), "text_config"),
+        (lambda c: c.update(timm_model_overrides={"a": {}, "b": {}}), "timm_model_overrides"),
+        (lambda c: c["timm_model_overrides"][1].update(embed_dim=7), "embed_dim"),
+        (lambda c: c["text_config"].update(hidden_size="wide"), "config.json"),
+        (lambda c: c["text_config"].update(hidden_act="warp"), "warp"),
+        (lambda c: c["text_config"].update(num_hidden_layers=3), "num_hidden_layers"),
+        (lambda c: c["text_config"].update(num_hidden_layers=0), "num_hidden_layers"),
+        (lambda c: c["text_config"].update(rope_scaling={"rope_type": "warp"}), "warp"),
     ],
 )
 def test_config_that_does_not_fit(copy, change, message):
@@ -204,6 +249,10 @@ def test_unsupported_variants_say_so(copy, component):
     ("settings", "message"),
     [
         ({"device": "warp9"}, "warp9"),
+        ({"device": "meta"}, "not supported"),
+        ({"pruning": None}, "pruning is None"),
+        ({"chunk_length": 8.0}, "chunk_length"),
+        ({"action_head": "diffusion"}, "one of l1, discrete"),
         ({"dtype": "int4"}, "int4"),
         ({"pruning": "magic"}, "known: off, specprune"),
         ({"chunk_length": 0}, "chunk_length"),

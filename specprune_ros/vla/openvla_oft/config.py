@@ -61,6 +61,8 @@ class ModelConfig:
 def read_model_config(files: CheckpointFiles) -> ModelConfig:
     """Combine config.json with the tensor shapes; raises CheckpointError where they disagree."""
     config = files.config
+    if not isinstance(config.get("text_config", {}), dict):
+        raise CheckpointError("config.json: text_config is not a JSON object")
     if config.get("model_type") != "openvla":
         raise CheckpointError(
             f"'{files.path / 'config.json'}' has model_type {config.get('model_type')!r}, expected "
@@ -85,13 +87,22 @@ def read_model_config(files: CheckpointFiles) -> ModelConfig:
     text.pop("model_type", None)
     text.pop("torch_dtype", None)
     # Keys that are absent take the LlamaConfig defaults (rms_norm_eps 1e-6 among them).
-    llama = LlamaConfig(**text)
+    try:
+        llama = LlamaConfig(**text)
+    except Exception as error:  # transformers checks fields with error classes of its own
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"config.json: text_config cannot be used: {reason}") from None
     _check_llama(files, llama)
     image_size = int((config.get("image_sizes") or [224])[0])
     ids = list(config.get("timm_model_ids") or (_DINO, _SIGLIP))
     overrides = list(config.get("timm_model_overrides") or ({}, {}))
-    if len(ids) != 2 or len(overrides) != 2:
-        raise CheckpointError("config.json: timm_model_ids must name two vision towers")
+    if len(ids) != 2 or len(overrides) != 2 or not all(
+        isinstance(override or {}, dict) for override in overrides
+    ):
+        raise CheckpointError(
+            "config.json: timm_model_ids must name two vision towers, and timm_model_overrides, "
+            "if present, must be a list of two objects"
+        )
     normalisation = _normalisation(files.preprocessor)
     towers = [
         _read_vit(files, prefix, ids[i], overrides[i] or {}, image_size, *normalisation[i])
@@ -122,6 +133,13 @@ def _check_llama(files: CheckpointFiles, llama: LlamaConfig) -> None:
             f"tensor '{name}' has shape {_shape(files, name)}, but text_config (vocab_size, "
             f"hidden_size) says {expected}"
         )
+    prefix = "language_model.model.layers."
+    present = {n[len(prefix) :].split(".")[0] for n in files.tensors if n.startswith(prefix)}
+    if len(present) != llama.num_hidden_layers:
+        raise CheckpointError(
+            f"the shards of '{files.path}' have {len(present)} decoder layers, but text_config "
+            f"(num_hidden_layers) says {llama.num_hidden_layers}"
+        )
 
 
 def _read_vit(
@@ -141,6 +159,11 @@ def _read_vit(
             f"(width, 3, {PATCH}, {PATCH})"
         )
     width = patch_shape[0]
+    if override.get("embed_dim", width) != width:
+        raise CheckpointError(
+            f"config.json: timm_model_overrides says embed_dim {override['embed_dim']} for "
+            f"'{timm_id}', its tensors have {width}"
+        )
     blocks = {
         int(name[len(root) + 7 :].split(".")[0])
         for name in files.tensors

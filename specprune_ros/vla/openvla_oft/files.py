@@ -50,6 +50,8 @@ _COMPONENTS = ("action_head", "proprio_projector", "noisy_action_projector", "vi
 
 def read_checkpoint_files(directory: str | Path) -> CheckpointFiles:
     """Read everything but the weights. Raises CheckpointError naming the file and the remedy."""
+    if not isinstance(directory, (str, Path)) or not str(directory):
+        raise CheckpointError(f"checkpoint_dir is {directory!r}, expected a path")
     path = Path(directory).expanduser()
     if not path.is_dir():
         raise CheckpointError(
@@ -95,8 +97,11 @@ def _tensor_table(path: Path) -> dict[str, TensorEntry]:
     index_file = path / _INDEX
     if index_file.is_file():
         weight_map = _read_json(index_file).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"'{index_file}' has no weight_map")
+        valid = isinstance(weight_map, dict) and all(
+            isinstance(shard, str) for shard in weight_map.values()
+        )
+        if not valid or not weight_map:
+            raise CheckpointError(f"'{index_file}' has no weight_map of tensor names to files")
     elif (path / _SINGLE).is_file():
         weight_map = dict.fromkeys(_read_header(path / _SINGLE), _SINGLE)
     else:
@@ -134,6 +139,9 @@ def _read_header(file: Path) -> dict[str, Any]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         expected = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
+        for name, entry in header.items():
+            if not isinstance(entry["shape"], list) or not isinstance(entry["dtype"], str):
+                raise ValueError(f"entry of '{name}'")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise CheckpointError(
             f"checkpoint shard '{file}' is not a safetensors file ({error}): download it again"

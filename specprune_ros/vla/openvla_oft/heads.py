@@ -68,8 +68,8 @@ def load_action_head(
     tensors = load_pickled_tensors(file)
     if any(name.startswith("noise_predictor.") for name in tensors):
         raise CheckpointError(f"'{file}' is a diffusion head, which is not supported: use L1")
-    inputs = _shape(tensors, "model.layer_norm1.weight", file)[0]
-    outputs, head_width = _shape(tensors, "model.fc2.weight", file)
+    inputs = _shape(tensors, "model.layer_norm1.weight", file, dimensions=1)[0]
+    outputs, head_width = _shape(tensors, "model.fc2.weight", file, dimensions=2)
     if inputs != outputs * hidden:
         raise CheckpointError(
             f"'{file}': tensor 'model.layer_norm1.weight' has {inputs} values, expected action "
@@ -88,7 +88,7 @@ def load_proprio_projector(
 ) -> ProprioProjector:
     """Build the projector from the shapes in the file. Raises CheckpointError."""
     tensors = load_pickled_tensors(file)
-    width, proprio_dim = _shape(tensors, "fc1.weight", file)
+    width, proprio_dim = _shape(tensors, "fc1.weight", file, dimensions=2)
     if width != hidden:
         raise CheckpointError(
             f"'{file}': tensor 'fc1.weight' gives {width} features, the language model has "
@@ -100,11 +100,18 @@ def load_proprio_projector(
     return projector
 
 
-def _shape(tensors: dict[str, torch.Tensor], name: str, file: Path) -> torch.Size:
+def _shape(
+    tensors: dict[str, torch.Tensor], name: str, file: Path, dimensions: int
+) -> torch.Size:
     if name not in tensors:
         present = ", ".join(sorted(tensors)[:4])
         raise CheckpointError(f"'{file}' has no tensor '{name}' (it has: {present} ...)")
-    return tensors[name].shape
+    shape = tensors[name].shape
+    if len(shape) != dimensions:
+        raise CheckpointError(
+            f"'{file}': tensor '{name}' has shape {tuple(shape)}, expected {dimensions} dimensions"
+        )
+    return shape
 
 
 def _fill(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from specprune_ros.errors import CheckpointError, ConfigurationError
+from specprune_ros.errors import CheckpointError, ConfigurationError, ObservationError
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.vla.openvla_oft.config import ModelConfig, read_model_config
 from specprune_ros.vla.openvla_oft.decoder import Decoder, DecoderSession, decoder_sources
@@ -166,13 +166,47 @@ class LoadedCheckpoint:
         return self.files.statistics
 
 
-def load_model(directory: str | Path, device: str, dtype: str) -> LoadedCheckpoint:
-    """Load a checkpoint directory. Raises CheckpointError or ConfigurationError."""
+def load_model(
+    directory: str | Path, device: str, dtype: str, action_head: str = "l1"
+) -> LoadedCheckpoint:
+    """Load a checkpoint directory. Raises CheckpointError or ConfigurationError.
+
+    action_head: ``l1`` reads the head's file; ``discrete`` decodes actions from the vocabulary.
+    """
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     files = read_checkpoint_files(directory)
+    head_file = _head_file(files, action_head)
+    try:
+        return _load(files, head_file, torch_device, torch_dtype)
+    except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
+        # Values of the JSON files end up deep in transformers, whose errors do not name them.
+        raise CheckpointError(
+            f"the settings in '{files.path / 'config.json'}' cannot be used "
+            f"({type(error).__name__}: {error}): compare them with the published file"
+        ) from error
+
+
+def _head_file(files: CheckpointFiles, action_head: str) -> Path | None:
+    if action_head not in ("l1", "discrete"):
+        raise ConfigurationError(f"action_head '{action_head}' is not one of l1, discrete")
+    file = files.head("action_head")
+    if action_head == "l1" and file is None:
+        raise CheckpointError(
+            f"'{files.path}' has no action_head--*_checkpoint.pt: download it, or, if the policy "
+            "was trained to give its actions as tokens, load it with action_head='discrete'"
+        )
+    return file if action_head == "l1" else None
+
+
+def _load(
+    files: CheckpointFiles,
+    head_file: Path | None,
+    torch_device: torch.device,
+    torch_dtype: torch.dtype,
+) -> LoadedCheckpoint:
     config = read_model_config(files)
     prompts = PromptEncoder(files.path / "tokenizer.json", config.llama.vocab_size)
-    head_file, proprio_file = files.head("action_head"), files.head("proprio_projector")
+    proprio_file = files.head("proprio_projector")
     with torch.device("meta"):
         model = OpenVLAOFT(config, discrete=head_file is None)
     hidden = config.llama.hidden_size
@@ -183,20 +217,21 @@ def load_model(directory: str | Path, device: str, dtype: str) -> LoadedCheckpoi
         if proprio_file
         else None,
     )
-    if head_file is None:
-        _log.warning(
-            "'%s' has no action_head file: actions are decoded from the vocabulary", files.path
-        )
+    if proprio_file is None:
+        _log.warning("'%s' has no proprio_projector file: proprio is not used", files.path)
     load_weights(model, files, model.sources(), torch_device, torch_dtype)
     model.action_head, model.proprio_projector = heads
+    model.decoder.rope_tables(1, model.decoder.norm.weight)  # an unknown rope_type shows here
     return LoadedCheckpoint(model.eval(), files, prompts)
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigurationError(f"device '{name}' is not known to torch: {error}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device '{name}' is not supported: use 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
             "device 'cuda' was asked for, but torch sees no CUDA device: use device 'cpu', or "
@@ -212,9 +247,9 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def check_layout(config: ModelConfig, layout: TokenLayout) -> None:
-    """Raises CheckpointError where a query would be longer than the positions of the model."""
+    """Raises ObservationError where a query would be longer than the positions of the model."""
     if layout.length > config.llama.max_position_embeddings:
-        raise CheckpointError(
+        raise ObservationError(
             f"the query has {layout.length} tokens, the language model has positions for "
             f"{config.llama.max_position_embeddings}: use fewer cameras or a shorter instruction"
         )

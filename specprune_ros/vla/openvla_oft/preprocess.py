@@ -15,6 +15,7 @@ import simplejpeg
 from specprune_ros.errors import ObservationError
 
 _JPEG_QUALITY = 95  # default of tf.image.encode_jpeg
+_JPEG_LARGEST = 65_500  # px, of libjpeg
 _CROP_AREA = 0.9  # centre crop matching the random-crop augmentation of training
 _LANCZOS_RADIUS = 3
 
@@ -46,6 +47,10 @@ def prepare_image(
 
 def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
     """Encode and decode as TensorFlow does: quality 95, 4:2:0, fast integer DCT when decoding."""
+    if max(image.shape[:2]) > _JPEG_LARGEST:
+        raise ObservationError(
+            f"an image of {image.shape[:2]} is too large for JPEG (sides up to {_JPEG_LARGEST} px)"
+        )
     _, coded = cv2.imencode(
         ".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )

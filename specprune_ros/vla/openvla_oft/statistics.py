@@ -56,7 +56,10 @@ class Statistics:
             raise ObservationError(
                 f"statistics '{self.key}' hold no proprio: give proprio=None"
             )
-        proprio = np.asarray(proprio, dtype=np.float64)
+        try:
+            proprio = np.asarray(proprio, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ObservationError(f"proprio is not numeric: {error}") from None
         if proprio.shape != (self.proprio.size,):
             raise ObservationError(
                 f"proprio has shape {proprio.shape}, the statistics '{self.key}' expect "
@@ -109,7 +112,12 @@ def _bounds(entry: Mapping[str, Any], name: str, action_dim: int | None) -> Boun
         raise CheckpointError(f"dataset_statistics.json: {name} has no {missing}") from None
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"dataset_statistics.json: {name} is not numeric: {error}") from None
-    mask = np.asarray(entry.get("mask", np.ones(len(low), bool)), dtype=bool)
+    if low.ndim != 1:
+        raise CheckpointError(f"dataset_statistics.json: {name}.{low_name} is not a list")
+    given = entry.get("mask", [True] * len(low))
+    if not isinstance(given, list) or not all(isinstance(flag, bool) for flag in given):
+        raise CheckpointError(f"dataset_statistics.json: {name}.mask is not a list of true/false")
+    mask = np.asarray(given, dtype=bool)
     if not (low.shape == high.shape == mask.shape and low.ndim == 1):
         raise CheckpointError(
             f"dataset_statistics.json: {name} has lists of different lengths "

@@ -64,6 +64,10 @@ class PromptEncoder:
         """Raises ObservationError for an empty instruction."""
         if not instruction.strip():
             raise ObservationError("the instruction is empty: say what the robot should do")
+        try:
+            instruction.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ObservationError(f"the instruction is no valid text: {error}") from None
         task = instruction.lower()
         text = f"{_BEFORE}{task}{_AFTER}"
         coded = self._tokenizer.encode(text)
