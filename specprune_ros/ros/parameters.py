@@ -13,6 +13,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -34,7 +35,8 @@ class ParameterSpec:
     """One parameter. The ROS type follows from the default (tuples are arrays).
 
     low, high: inclusive range of a number, or of each element of an array.
-    choices: the strings that are allowed; empty for any.
+    choices: the strings that are allowed; empty for any. Where on or off is among them, booleans
+        are taken for these: YAML makes one of a bare on or off.
     """
 
     name: str
@@ -54,6 +56,24 @@ class ParameterSpec:
     @property
     def read_only(self) -> bool:
         return self.change is Change.START
+
+    @property
+    def takes_booleans(self) -> bool:
+        return not {"on", "off"}.isdisjoint(self.choices)
+
+    def take(self, value: object) -> Value:
+        """Return a value as ROS gives it in the type of the default.
+
+        Raises:
+            ConfigurationError: it has another type, where ROS does not check that itself.
+        """
+        if self.takes_booleans:
+            if isinstance(value, bool):
+                return "on" if value else "off"
+            if not isinstance(value, str):
+                raise ConfigurationError(f"{self.name} is {value!r}, which is no string; choose "
+                                         f"one of {', '.join(self.choices)}")
+        return _frozen(value)
 
     def check(self, value: Value) -> None:
         """Raise ConfigurationError unless the value lies in the range and among the choices."""
@@ -147,17 +167,28 @@ class ParameterServer(Generic[S]):
         self._specs = {spec.name: spec for spec in kind.specs}
         declared = node.declare_parameters(
             "", [(spec.name, _thawed(spec.default), descriptor(spec)) for spec in kind.specs])
-        self.settings: S = kind({p.name: p.value for p in declared})
+        self.settings: S = kind({p.name: self._start_value(node, p) for p in declared})
         self.configured = False  # set by the node: which parameters may change
         node.add_on_set_parameters_callback(self._on_set)
 
+    def _start_value(self, node: Node, declared: Parameter) -> Value:
+        """The value of a parameter, which then reads as a string if it came as a boolean."""
+        try:
+            value = self._specs[declared.name].take(declared.value)
+        except ConfigurationError as error:
+            raise ParameterException(str(error), declared.name) from error
+        if isinstance(declared.value, bool) and isinstance(value, str):
+            node.set_parameters([Parameter(declared.name, value=value)])
+        return value
+
     def _on_set(self, parameters: Iterable[Parameter]) -> SetParametersResult:
         # Others, such as use_sim_time and QoS overrides, are not ours to judge.
-        values = {p.name: _frozen(p.value) for p in parameters if p.name in self._specs}
-        values = {name: v for name, v in values.items() if v != self.settings[name]}
-        if not values:
-            return SetParametersResult(successful=True)
         try:
+            values = {p.name: self._specs[p.name].take(p.value)
+                      for p in parameters if p.name in self._specs}
+            values = {name: v for name, v in values.items() if v != self.settings[name]}
+            if not values:
+                return SetParametersResult(successful=True)
             for name in values:
                 if self.configured and self._specs[name].change is Change.UNCONFIGURED:
                     raise ConfigurationError(f"{name} can only be changed while the node is "
@@ -175,7 +206,7 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     """Return what ``ros2 param describe`` and rqt show of a parameter."""
     result = ParameterDescriptor(
         name=spec.name, type=spec.type.value, description=spec.description,
-        read_only=spec.read_only)
+        read_only=spec.read_only, dynamic_typing=spec.takes_booleans)
     notes = [f"Changed {spec.change.value}."]
     if spec.choices:
         notes.append(f"One of: {', '.join(spec.choices)}.")

@@ -1,6 +1,7 @@
 """The parameter table: what is declared, what is vetoed, what config/vla.yaml says."""
 import pytest
 import yaml
+from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigurationError
@@ -48,6 +49,9 @@ def test_table_declares_type_description_range_and_read_only(node, server):
     ({"sync_slop": 2.0}, "sync_slop"),
     ({"input_timeout": float("nan")}, "input_timeout"),
     ({"pruning": "most"}, "choose one of off, specprune"),
+    ({"pruning": True}, "pruning is 'on'; choose one of off, specprune"),
+    ({"pruning": 0}, "pruning is 0, which is no string; choose one of off, specprune"),
+    ({"use_proprio": None}, "use_proprio is None, which is no string; choose one of auto, on"),
     ({"dtype": "int8"}, "float32, bfloat16, float16"),
     ({"camera_rotation": [0, 45]}, "0, 90, 180 or 270"),
     ({"camera_rotation": [0, 0, 0]}, "camera_rotation has 3 values, but cameras has 2"),
@@ -103,6 +107,28 @@ def test_values_that_never_fitted_are_mended_one_after_another(ros):
     assert change(node, replan_steps=8).successful
     server.settings.check()
     assert not change(node, replan_steps=9).successful
+
+
+def test_bare_off_and_on_of_yaml_are_what_they_say(ros, node, server):
+    values = yaml.safe_load("{pruning: off, use_proprio: on}")
+    assert values == {"pruning": False, "use_proprio": True}
+    assert change(node, **values).successful
+    started = ros.node("from_yaml", parameter_overrides=[
+        Parameter(name, value=value) for name, value in values.items()])
+    at_start = ParameterServer(started, VlaSettings, lambda settings: None, lambda: None)
+    assert started.get_parameter("pruning").value == "off"
+    for settings in (server.settings, at_start.settings):
+        settings.check()
+        assert (settings["pruning"], settings["use_proprio"]) == ("off", "on")
+    assert change(node, pruning="off").successful
+    assert server.settings.revision == 1
+    assert not change(node, image_transport=False).successful
+
+
+def test_start_value_that_is_no_string_is_named(ros):
+    node = ros.node("from_yaml", parameter_overrides=[Parameter("pruning", value=0)])
+    with pytest.raises(ParameterException, match="pruning.*no string; choose one of off"):
+        ParameterServer(node, VlaSettings, lambda settings: None, lambda: None)
 
 
 def test_settings_are_not_changed_under_their_user(node, server):
