@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from specprune_ros.analysis.threads import limit_numeric_threads
+from specprune_ros.analysis.writing import check_output_file
 
 #: name -> help; each is a module of this folder with add_arguments(parser) and run(args) -> int.
 EXPERIMENTS = {
@@ -32,4 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for suffix in (".json", ".csv", ".png"):
+        check_output_file((args.out / args.analysis).with_suffix(suffix))
     return import_module(f"{__package__}.{args.analysis}").run(args)

@@ -21,6 +21,7 @@ from specprune_ros.analysis.bag import (
 )
 from specprune_ros.analysis.output import say_written
 from specprune_ros.analysis.recording import Recording
+from specprune_ros.analysis.writing import check_output_file, check_output_folder
 from specprune_ros.errors import ConfigurationError, JointStateError, RecordingError
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("control_period", "max_gap"):
         if not getattr(args, name) > 0:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be > 0 s")
+    single = args.out.suffix == ".npz"
+    (check_output_file if single else check_output_folder)(args.out)
     arm = None
     if args.tool_frame:
         urdf = args.urdf.read_text() if args.urdf else None
@@ -83,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
         args.bag, cameras, args.joint_states, args.instruction_topic, args.instruction,
         args.control_period, args.max_gap, args.min_steps, args.size, arm,
     )
-    single = args.out.suffix == ".npz"
     if single and len(recordings) > 1:
         raise RecordingError(f"bag '{args.bag}' holds {len(recordings)} episodes: name a folder "
                              f"instead of {args.out}")

@@ -21,6 +21,7 @@ from specprune_ros.analysis.output import (
     write_csv,
     write_json,
 )
+from specprune_ros.analysis.writing import check_output_file
 from specprune_ros.errors import ConfigurationError, MethodUnavailable
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.registry import known_methods, make_pruner
@@ -43,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     names = method_names(args.methods)
+    for path in filter(None, (args.json, args.csv)):
+        check_output_file(path)
     inputs = load_inputs(args)
     found = compare(inputs, names)
     results = {name: measurement.summary() for name, measurement in found.items()}

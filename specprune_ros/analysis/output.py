@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from specprune_ros import __version__
 from specprune_ros.analysis.inputs import Inputs
 from specprune_ros.analysis.threads import thread_settings
+from specprune_ros.analysis.writing import naming_failures
 from specprune_ros.policy import Policy
 
 UNTRAINED = "random weights say nothing about accuracy"
@@ -108,21 +109,30 @@ def git_commit() -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write JSON; missing folders are made. NaN is refused: a number that is not known is null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON; missing folders are made. NaN is refused: a number that is not known is null.
+
+    Raises ConfigurationError where the file cannot be written.
+    """
     text = json.dumps(content, indent=1, default=_plain, allow_nan=False)
-    path.write_text(text + "\n")
+    with naming_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
     return path
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write rows of equal keys."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write rows of equal keys. Raises ConfigurationError where the file cannot be written."""
+    with naming_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_rows(path, rows)
+    return path
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return path
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specprune_ros.analysis.writing import naming_failures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -48,13 +50,17 @@ def style(index: int) -> dict:
 
 
 def save(drawn: Figure, path: Path, title: str, caption: str) -> Path:
-    """Give the figure its title and the line about checkpoint and n, write a PNG and close it."""
+    """Give the figure its title and the line about checkpoint and n, write a PNG and close it.
+
+    Raises ConfigurationError where the file cannot be written.
+    """
     from matplotlib import pyplot
 
     # Wrapped to the figure: about 15 characters of this size fit an inch.
     text = textwrap.fill(caption, int(15 * drawn.get_figwidth()))
     drawn.suptitle(f"{title}\n{text}", fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=110)
+    with naming_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(path, dpi=110)
     pyplot.close(drawn)
     return path

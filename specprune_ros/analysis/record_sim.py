@@ -10,6 +10,7 @@ from specprune_ros.analysis.output import progress_bar, say_written
 from specprune_ros.analysis.recording import Recording
 from specprune_ros.analysis.synthetic import KINDS, synthetic_recording
 from specprune_ros.analysis.threads import one_thread
+from specprune_ros.analysis.writing import check_output_folder
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.sim import Simulator, make_simulator, suite_names
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--episodes is {args.episodes}; it must be >= 1")
     if args.max_steps is not None and args.max_steps < 1:
         raise ConfigurationError(f"--max-steps is {args.max_steps}; it must be >= 1")
+    check_output_folder(args.out)
     written = _synthetic(args) if args.synthetic is not None else _simulated(args)
     say_written(written)
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from specprune_ros.analysis.writing import naming_failures
 from specprune_ros.errors import RecordingError
 from specprune_ros.types import Observation
 
@@ -95,9 +96,11 @@ class Recording:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the file (``.npz``, compressed); missing folders are made. Returns the path."""
+        """Write the file (``.npz``, compressed); missing folders are made. Returns the path.
+
+        Raises ConfigurationError where it cannot be written.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         fields: dict[str, object] = {
             "format": FORMAT,
             "cameras": np.array(self.cameras),
@@ -109,8 +112,10 @@ class Recording:
         }
         optional = (*_ARRAYS, *_TEXTS, "success", "seed")
         fields |= {n: getattr(self, n) for n in optional if getattr(self, n) is not None}
-        with path.open("wb") as file:  # savez would append .npz to another suffix
-            np.savez_compressed(file, **fields)
+        with naming_failures(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:  # savez would append .npz to another suffix
+                np.savez_compressed(file, **fields)
         return path
 
     @classmethod
