@@ -207,17 +207,17 @@ setup(
     python_requires='>=3.10',
     install_requires=[
         'torch~=2.6',
-        'transformers>=5,<6',
+        'transformers~=5.20',
         'tokenizers~=0.22',
         'safetensors~=0.5',
         'numpy>=1.21,<3',
         'opencv-python-headless>=4.8,<6',  # apt: python3-opencv, the same cv2
         'simplejpeg~=1.8',
-        'pin>=3.4,<5',  # apt: pinocchio
+        'pin~=4.1',  # apt: pinocchio
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
         'rich>=13,<16',
-        'matplotlib~=3.8',
+        'matplotlib~=3.10',
         'pyyaml>=5.4,<7',
     ],
     extras_require={
