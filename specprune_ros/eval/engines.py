@@ -4,9 +4,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from specprune_ros.errors import ConfigurationError, SpecpruneError
@@ -59,21 +61,28 @@ class Processes:
         )
 
     def submit(self, job: Job) -> Future:
-        return self._pool.submit(run_job, self._settings, job)
+        with _told_if_broken():
+            return self._pool.submit(run_job, self._settings, job)
 
     def finished(self, handles: Sequence[Future]) -> tuple[Future, Record]:
         done = wait(handles, return_when=FIRST_COMPLETED).done
         handle = next(h for h in handles if h in done)
-        try:
+        with _told_if_broken():
             return handle, handle.result()
-        except BrokenProcessPool:
-            raise SpecpruneError(
-                "a worker process died (out of memory?): the episodes finished so far are kept; "
-                "continue with --resume, if need be with fewer --workers"
-            ) from None
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _told_if_broken() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise SpecpruneError(
+            "a worker process died (out of memory?): the episodes finished so far are kept; "
+            "continue with --resume, if need be with fewer --workers"
+        ) from None
 
 
 def _ignore_interrupt() -> None:
@@ -96,6 +105,8 @@ class RayCluster:
                 "--engine ray needs Ray, an optional part of this package: pip install "
                 "'specprune_ros[ray]'"
             ) from None
+        if address is not None:
+            _check_answers(address)
         self._ray = ray
         self._owns = not ray.is_initialized()
         if self._owns:
@@ -126,6 +137,20 @@ class RayCluster:
     def close(self) -> None:
         if self._owns:
             self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try a host:port for minutes without a word."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit() and "/" not in host):
+        return  # "auto", or a ray:// address
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"no Ray cluster at '{address}' ({error}): start one with 'ray start --head', or leave "
+            "out --ray-address"
+        ) from None
 
 
 def make_engine(

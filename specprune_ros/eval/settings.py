@@ -4,6 +4,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ _WHOLE_FILE = 64 * 2**20  # bytes; of larger files only both ends are read
 # What decides the course of an episode.
 _CODE = ("pruning", "vla", "runtime", "robot", "sim", "policy.py", "tokens.py", "types.py",
          "analysis/episodes.py", "eval/worlds.py", "eval/methods.py", "eval/episode.py")
+_LIBRARIES = ("torch", "numpy", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class EvalSettings:
         """Raise ConfigurationError unless this machine has the same checkpoint and code."""
         here = {
             "checkpoint": (checkpoint_hash(Path(self.checkpoint)), self.checkpoint_hash),
-            "code of specprune_ros": (code_hash(), self.code_hash),
+            f"code (specprune_ros, {', '.join(_LIBRARIES)})": (code_hash(), self.code_hash),
         }
         for what, (found, wanted) in here.items():
             if found != wanted:
@@ -123,9 +126,12 @@ def checkpoint_hash(directory: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def code_hash() -> str:
-    """Of the modules that decide the course of an episode, 16 hexadecimal digits."""
+    """Of the code that decides the course of an episode, and of the versions of the libraries that
+    compute it; 16 hexadecimal digits. Files that change later are not what this process runs."""
     root, digest = Path(specprune_ros.__file__).parent, hashlib.sha256()
+    digest.update("".join(f"{name} {version(name)}\n" for name in _LIBRARIES).encode())
     for name in _CODE:
         path = root / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

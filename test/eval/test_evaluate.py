@@ -220,3 +220,9 @@ def test_engines_are_checked(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigurationError, match=r"specprune_ros\[ray\]"):
         make_engine("ray", settings, 1)
+
+
+def test_an_address_that_does_not_answer_is_named(settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())
+    with pytest.raises(ConfigurationError, match="no Ray cluster at '127.0.0.1:9'"):
+        make_engine("ray", settings, 1, "127.0.0.1:9")
