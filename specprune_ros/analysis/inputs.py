@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specprune_ros.analysis.measure import total_queries
-from specprune_ros.analysis.recording import Recording, load_recordings
+from specprune_ros.analysis.recording import Recording, load_pooled
 from specprune_ros.analysis.synthetic import KINDS, synthetic_recording
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import Policy, load_policy
@@ -76,7 +76,7 @@ def checkpoint_path(args: argparse.Namespace) -> Path:
 def load_streams(args: argparse.Namespace) -> list[Recording]:
     """The recordings or synthetic streams asked for. Raises RecordingError."""
     if args.recording is not None:
-        return load_recordings(args.recording)
+        return load_pooled(args.recording)
     kinds = args.synthetic or KINDS
     return [synthetic_recording(kind, args.steps, args.seed, args.size) for kind in kinds]
 

@@ -163,16 +163,39 @@ def load_recordings(path: str | Path) -> list[Recording]:
 
     Raises RecordingError where there is none, or one that is broken.
     """
+    return [Recording.load(file) for file in recording_files(path)]
+
+
+def recording_files(path: str | Path) -> list[Path]:
+    """The file itself, or all ``*.npz`` of a folder by name. RecordingError if it has none."""
     path = Path(path)
     if not path.is_dir():
-        return [Recording.load(path)]
+        return [path]
     files = sorted(path.glob("*.npz"))
     if not files:
         raise RecordingError(
             f"folder '{path}' holds no .npz recording: `specprune record-sim --out {path}` or "
             "`specprune bag-to-npz` makes some"
         )
-    return [Recording.load(file) for file in files]
+    return files
+
+
+def load_pooled(path: str | Path) -> list[Recording]:
+    """As :func:`load_recordings`, for figures over all of them: their cameras must be the same.
+
+    Raises RecordingError naming two files that differ.
+    """
+    files = recording_files(path)
+    recordings = [Recording.load(file) for file in files]
+    first = recordings[0].cameras
+    for file, recording in zip(files, recordings):
+        if recording.cameras != first:
+            raise RecordingError(
+                f"'{files[0]}' has the cameras {', '.join(first)}, '{file}' has "
+                f"{', '.join(recording.cameras)}: put recordings of the same cameras, in the same "
+                "order, into a folder of their own"
+            )
+    return recordings
 
 
 def _check_frames(frames: np.ndarray, cameras: Sequence[str]) -> None:

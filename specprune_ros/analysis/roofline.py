@@ -109,16 +109,14 @@ def _checkpoint(
         facts = {"checkpoint": checkpoint_facts(policy, path), "n": None}
         return facts, policy.query_shape, caption(policy, path, "0 queries"), args.cameras, {}
     inputs = load_inputs(args)
-    counts = {len(recording.cameras) for recording in inputs.recordings}
-    if len(counts) > 1:
-        raise ConfigurationError("the recordings differ in the number of cameras: one at a time")
+    cameras = len(inputs.recordings[0].cameras)  # those of all
     config = base_config(args)
     policies = {config.name: inputs.policy.with_pruning(config)}
     found = measure(inputs.policy, policies, inputs.recordings, inputs.every, inputs.max_queries)
     rows = [round(n) for n in found[config.name].summary()["rows_per_layer"]]
     text = caption(inputs.policy, inputs.checkpoint, f"{inputs.queries} queries")
     label = f"{config.name}, mean on the stream"
-    return stream_facts(inputs), inputs.policy.query_shape, text, counts.pop(), {label: rows}
+    return stream_facts(inputs), inputs.policy.query_shape, text, cameras, {label: rows}
 
 
 def schedules(visual: int, depth: int) -> dict[str, list[int]]:

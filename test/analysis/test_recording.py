@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from streams import assert_same, run, tiny_stream
 
-from specprune_ros.analysis.recording import Recording, load_recordings
+from specprune_ros import cli
+from specprune_ros.analysis.recording import Recording, load_pooled, load_recordings
 from specprune_ros.analysis.synthetic import KINDS, TOP_SPEED, synthetic_recording
 from specprune_ros.errors import ConfigurationError, RecordingError
 
@@ -112,6 +113,28 @@ def test_folder_is_read_in_the_order_of_names(tmp_path):
     for number in (2, 0, 1):
         replace(full_recording(), seed=number).save(tmp_path / f"e{number}.npz")
     assert [recording.seed for recording in load_recordings(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("cameras", [("primary",), ("primary", "left"), ("wrist", "primary")])
+@pytest.mark.parametrize("command", [
+    ["compare", "--json", "x.json"],
+    *[["analyze", name] for name in ("thresholds", "hitrate", "overhead", "sensitivity",
+                                     "ablation")],
+    ["analyze", "roofline", "--model", "checkpoint"],
+])
+def test_different_cameras_are_not_pooled(command, cameras, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    both = tiny_stream(2)
+    both.save(tmp_path / "rec" / "a.npz")
+    both.save(tmp_path / "rec" / "b.npz")
+    assert len(load_pooled(tmp_path / "rec")) == 2
+    replace(both, cameras=cameras, frames=both.frames[:, :len(cameras)]).save(
+        tmp_path / "rec" / "c.npz")
+    assert cli.main([*command, "--recording", "rec"]) == 1
+    said = capsys.readouterr().err
+    assert "'rec/a.npz' has the cameras primary, wrist" in said
+    assert f"'rec/c.npz' has {', '.join(cameras)}: put recordings of the same cameras" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["rec"]
 
 
 # Made-up streams ---------------------------------------------------------------------------

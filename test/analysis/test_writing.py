@@ -30,7 +30,7 @@ def nothing_runs(monkeypatch):
         raise AssertionError("work began before the output was checked")
 
     monkeypatch.setattr(inputs, "load_policy", fail)
-    monkeypatch.setattr(inputs, "load_recordings", fail)
+    monkeypatch.setattr(inputs, "load_pooled", fail)
     monkeypatch.setattr(inputs, "synthetic_recording", fail)
     monkeypatch.setattr(record_sim, "synthetic_recording", fail)
     monkeypatch.setattr(record_sim, "make_simulator", fail)
