@@ -12,9 +12,11 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.eval.engines import InProcess, Processes, make_engine
 from specprune_ros.eval.episode import Arm
 from specprune_ros.eval.evaluate import with_references
+from specprune_ros.eval.summary import summarize
 from specprune_ros.eval.worlds import Perturbation
 from specprune_ros.policy import load_policy
 from specprune_ros.sim import make_simulator
+from specprune_ros.sim.tabletop.world import TabletopSimulator
 
 ARMS = [Arm("off"), Arm("specprune"), Arm("random"), Arm("uniform"), Arm("blank")]
 FEW = ARMS[1:3]
@@ -226,3 +228,24 @@ def test_an_address_that_does_not_answer_is_named(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", object())
     with pytest.raises(ConfigurationError, match="no Ray cluster at '127.0.0.1:9'"):
         make_engine("ray", settings, 1, "127.0.0.1:9")
+
+
+def test_an_episode_ends_with_success(settings, tmp_path, monkeypatch):
+    """The default is done within its dense query; the copy goes on and repeats its counts."""
+    needed = {"specprune": 5, "random": 12}
+    playing = []
+    run = InProcess.finished
+
+    def finished(self, handles):
+        playing.append(handles[0].arm.method)
+        return run(self, handles)
+
+    monkeypatch.setattr(InProcess, "finished", finished)
+    monkeypatch.setattr(
+        TabletopSimulator, "success", lambda self: self._steps >= needed[playing[-1]])
+    found = evaluate(settings, tmp_path / "log", FEW, 1)
+    (default,), (copy,) = found[Arm("specprune")], found[Arm("random")]
+    assert default["success"] and default["steps"] == 5 and len(default["flops"]) == 1
+    assert copy["success"] and copy["steps"] == 12 and len(copy["flops"]) == 2
+    assert copy["dense"] == [True, True] and copy["simulated_s"] == pytest.approx(0.6)
+    assert summarize(found[Arm("random")], found[Arm("specprune")])["counts_repeated_queries"] == 1
