@@ -36,18 +36,18 @@ from specprune_ros.pruning.config import ControllerConfig
 from specprune_ros.types import Mode
 
 FACTORS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
-_SCALED = {
-    "translation": ("enter_translation", "exit_translation"),
-    "rotation": ("enter_rotation", "exit_rotation"),
-    "both": ("enter_translation", "exit_translation", "enter_rotation", "exit_rotation",
-             "enter_horizontal"),
-}
+WHICH = ("translation", "rotation", "both")
+_COMMANDED = (
+    "fine_share_periods and mode_changes are not known: the preset's controller judges the motion "
+    "that each policy commands itself, not the recorded velocities"
+)
+_NO_TWISTS = "fine_share_periods and mode_changes are not known: no recording has ee_twists"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
                         help="the preset's thresholds are multiplied by each of these")
-    parser.add_argument("--which", choices=tuple(_SCALED), default="both",
+    parser.add_argument("--which", choices=WHICH, default="both",
                         help="thresholds that are multiplied, for entering and for leaving alike")
     add_preset_argument(parser)
     add_suite_arguments(parser)
@@ -67,18 +67,20 @@ def run(args: argparse.Namespace) -> int:
     policies = make_policies(inputs, variants)
     found = measure_variants(inputs, policies, "thresholds")
     loops = success_of(args, policies)
+    names = scaled_names(config.controller, args.which)
     points = []
     for factor, (label, policy) in zip(factors, policies.items()):
         controller = variants[label].controller
         points.append({
             "factor": factor,
-            "thresholds": {n: getattr(controller, n) for n in _SCALED[args.which]},
+            "thresholds": {n: getattr(controller, n) for n in names},
             **fine_periods(policy, inputs.recordings),
             **found[label].summary(),
             "closed_loop": loops.get(label),
         })
     document = {**provenance(args, "analyze thresholds"), **stream_facts(inputs),
-                "preset": config.name, "scaled": _SCALED[args.which], "points": points}
+                "preset": config.name, "scaled": names,
+                "note": periods_note(config.controller, inputs.recordings), "points": points}
     out = args.out / "thresholds"
     n = counted(inputs.queries, "query")
     if loops:
@@ -96,14 +98,39 @@ def run(args: argparse.Namespace) -> int:
 def scaled(config: ControllerConfig, factor: float, which: str) -> ControllerConfig:
     """The thresholds of ``which`` speeds times a factor, those for entering and for leaving alike,
     so that their order stays."""
-    return replace(config, **{name: getattr(config, name) * factor for name in _SCALED[which]})
+    names = scaled_names(config, which)
+    return replace(config, **{name: getattr(config, name) * factor for name in names})
+
+
+def scaled_names(config: ControllerConfig, which: str) -> tuple[str, ...]:
+    """The thresholds of ``which`` speeds that the controller's rule uses.
+
+    The upward velocity of rule ``and`` stays: it stands for "not rising", whatever the speed.
+    """
+    used = config.thresholds()
+    if config.rule == "and":
+        del used["enter_vertical"]
+    return tuple(
+        name for name in used
+        if which == "both" or name.endswith("_rotation") == (which == "rotation")
+    )
+
+
+def periods_note(config: ControllerConfig, recordings: Sequence[Recording]) -> str:
+    """Why the mode of each control period is not known; empty where it is."""
+    if config.source == "commanded":
+        return _COMMANDED
+    return _NO_TWISTS if all(r.ee_twists is None for r in recordings) else ""
 
 
 def fine_periods(policy: Policy, recordings: Sequence[Recording]) -> dict[str, Any]:
     """Share of control periods in fine mode and how often the mode changes, from recorded twists.
 
-    Costs no query. None where no recording has twists.
+    Costs no query. None where no recording has twists, or the controller does not judge by them
+    (see :func:`periods_note`).
     """
+    if policy.pruner.config.controller.source == "commanded":
+        return {"fine_share_periods": None, "mode_changes": None}
     modes: list[bool] = []
     changes = 0
     for recording in recordings:

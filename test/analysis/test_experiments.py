@@ -49,6 +49,45 @@ def test_scaled_thresholds_keep_their_order():
         assert half.min_dwell == config.min_dwell and half.enter_vertical == config.enter_vertical
 
 
+@pytest.mark.parametrize("name", ["release", "paper_v1", "paper_icml"])
+def test_periods_of_a_controller_that_ignores_twists_are_not_known(name, stream_dir, tmp_path):
+    run("analyze", "thresholds", "--recording", stream_dir, "--preset", name, "--factors", 0, 1,
+        "--max-queries", 2, "--out", tmp_path)
+    document = results(tmp_path, "thresholds")
+    assert "that each policy commands itself" in document["note"]
+    for point in document["points"]:
+        assert point["fine_share_periods"] is None and point["mode_changes"] is None
+        assert 0 <= point["fine_share"] <= 1
+        # Only what the rule reads, in the order of the document's own list.
+        assert list(point["thresholds"]) == document["scaled"]
+    used = preset(name).controller.thresholds()
+    assert document["points"][1]["thresholds"] == {n: used[n] for n in document["scaled"]}
+    assert ("exit_vertical" in document["scaled"]) == (name == "release")
+    assert ("exit_translation" in document["scaled"]) == (name != "release")
+
+
+@pytest.mark.parametrize("name", ["specprune", "paper_v1", "release"])
+def test_thresholds_scaled_are_those_that_the_rule_uses(name):
+    config = preset(name).controller
+    groups = [set(thresholds.scaled_names(config, w)) for w in ("translation", "rotation")]
+    both = set(thresholds.scaled_names(config, "both"))
+    assert groups[0] | groups[1] == both <= set(config.thresholds())
+    assert not groups[0] & groups[1]
+    if name == "release":
+        assert both == set(config.thresholds())
+        assert thresholds.scaled(config, 0.25, "translation").exit_vertical == 0.05
+    else:
+        assert both == {"enter_translation", "exit_translation", "enter_rotation",
+                        "exit_rotation"}
+
+
+def test_periods_without_recorded_velocities_are_not_known():
+    config = preset("specprune").controller
+    stream = tiny_stream(3)
+    assert thresholds.periods_note(config, [stream]) == ""
+    assert "has ee_twists" in thresholds.periods_note(config, [replace(stream, ee_twists=None)])
+
+
 # Hit rates ---------------------------------------------------------------------------------
 
 
