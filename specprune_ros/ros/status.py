@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,12 +13,17 @@ from specprune_ros.msg import VlaStatus
 
 from . import qos
 from .engine import Engine
-from .faults import Fault, FaultBook
+from .faults import Fault, FaultBook, FaultCode
 from .messages import header
 from .publishing import publish_while_up
 from .vla_parameters import VlaSettings
 
 PERIOD = 0.5  # s of wall time between two messages at most
+# Good and bad messages may alternate: of a fault that comes and goes with them, not every edge is
+# told. Wall seconds between two that are; the next regular status has the final state.
+_LOG_PAUSE = 5.0
+_STATUS_PAUSE = 0.1
+_FLAPPING = (FaultCode.IMAGE, FaultCode.JOINT_STATE, FaultCode.INFERENCE)
 _NAMES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of the states, by value
 
 
@@ -41,6 +47,9 @@ class StatusReporter:
         self._log = node.get_logger()
         self._publisher = node.create_publisher(VlaStatus, "vla_status", qos.latched())
         self._last: VlaStatus | None = None
+        self._told: dict[tuple, float] = {}  # when an edge of a fault was told last
+        self._logged_state: int | None = None
+        self._logged: set[tuple] = set()  # faults whose beginning is in the log, but not their end
 
     def enter(self, lifecycle: int) -> None:
         """Note and publish a new state of the life cycle."""
@@ -58,7 +67,9 @@ class StatusReporter:
             if only_changes and last is not None and _edge(status) == _edge(last):
                 return
             self._last = status
-            if last is None or status.state != last.state:
+            # Faults have lines of their own in the log.
+            if status.state not in (VlaStatus.FAULT, self._logged_state):
+                self._logged_state = status.state
                 waiting = status.state == VlaStatus.WAITING
                 self._log.info(_NAMES[status.state] + (
                     f": {status.fault_text}" if waiting else ""))
@@ -107,12 +118,28 @@ class StatusReporter:
             setattr(msg, name, count)
 
     def _on_begin(self, fault: Fault) -> None:
-        self._log.error(f"{fault.code.name}: {fault}")
-        self.publish()
+        key = (fault.code, fault.source)
+        if self._may_tell(("log", *key), fault, _LOG_PAUSE):
+            self._logged.add(key)
+            self._log.error(f"{fault.code.name}: {fault}")
+        if self._may_tell(("status", *key), fault, _STATUS_PAUSE):
+            self.publish()
 
     def _on_end(self, fault: Fault) -> None:
-        self._log.info(f"{fault.code.name} is over: {fault.source}")
-        self.publish()
+        key = (fault.code, fault.source)
+        if key in self._logged:
+            self._logged.remove(key)
+            self._log.info(f"{fault.code.name} is over: {fault.source}")
+        if self._may_tell(("status", *key), fault, _STATUS_PAUSE):
+            self.publish()
+
+    def _may_tell(self, what: tuple, fault: Fault, pause: float) -> bool:
+        """Whether a fault's edge is told now, and if so, note that it is."""
+        now = time.monotonic()
+        if fault.code in _FLAPPING and now - self._told.get(what, -math.inf) < pause:
+            return False
+        self._told[what] = now
+        return True
 
 
 def _edge(msg: VlaStatus) -> tuple:
