@@ -16,6 +16,7 @@ from specprune_ros.types import Observation
 FORMAT = 1
 _REQUIRED = ("format", "cameras", "frames", "stamps", "instruction", "control_period")
 _ARRAYS = ("proprio", "ee_twists", "joint_positions", "joint_velocities", "actions")
+_ROUNDING = 1e-6  # of a control period; stamps are sums of floats
 _TEXTS = ("suite", "source")
 
 
@@ -24,7 +25,8 @@ class Recording:
     """An episode at control rate: row t of every array belongs to the period that starts at t.
 
     cameras: ``primary`` first, then wrist cameras. frames: uint8 [T, n_cam, H, W, 3], RGB,
-        upright. stamps: float64 [T], seconds, strictly ascending. control_period: seconds.
+        upright. stamps: float64 [T], seconds, strictly ascending. control_period: seconds,
+        within half of itself of the stamps' median spacing.
     proprio: float64 [T, P] in the units of Observation. ee_twists: float64 [T, 6], m/s and rad/s
         in the axes of the base frame. joint_positions, joint_velocities: float64 [T, J].
     actions: float64 [T, A] as executed, in the environment's convention (sim/base.py).
@@ -62,6 +64,8 @@ class Recording:
             raise RecordingError(
                 f"control_period is {self.control_period}; it must be a positive number of seconds"
             )
+        if steps > 1:
+            _check_spacing(self.stamps, self.control_period)
         if not self.instruction.strip():
             raise RecordingError("the instruction is empty: a policy needs the task in words")
         joints = (len(self.joint_names),)
@@ -136,11 +140,7 @@ class Recording:
         missing = [name for name in _REQUIRED if name not in found]
         if missing:
             raise RecordingError(f"recording '{path}' lacks {', '.join(missing)}: record it anew")
-        if int(found["format"]) != FORMAT:
-            raise RecordingError(
-                f"recording '{path}' has format {int(found['format'])}, this version reads "
-                f"{FORMAT}: record it anew"
-            )
+        _check_format(path, found["format"])
         try:
             return cls(
                 cameras=tuple(map(str, found["cameras"])),
@@ -196,6 +196,29 @@ def load_pooled(path: str | Path) -> list[Recording]:
                 "order, into a folder of their own"
             )
     return recordings
+
+
+def _check_format(path: Path, value: np.ndarray) -> None:
+    if value.shape != () or not np.issubdtype(value.dtype, np.integer):
+        raise RecordingError(
+            f"recording '{path}': format is {value.dtype} {list(value.shape)}, expected the whole "
+            f"number {FORMAT}: record it anew"
+        )
+    if int(value) != FORMAT:
+        raise RecordingError(
+            f"recording '{path}' has format {int(value)}, this version reads {FORMAT}: record it "
+            "anew"
+        )
+
+
+def _check_spacing(stamps: np.ndarray, control_period: float) -> None:
+    """A step is a control period: thresholds, intervals and chunks count on it."""
+    spacing = float(np.median(np.diff(stamps)))
+    if abs(spacing - control_period) > (0.5 + _ROUNDING) * control_period:
+        raise RecordingError(
+            f"the stamps are {spacing:.6g} s apart (median), which is not the control_period of "
+            f"{control_period:.6g} s: both are in seconds, one step per control period"
+        )
 
 
 def _check_frames(frames: np.ndarray, cameras: Sequence[str]) -> None:

@@ -159,7 +159,8 @@ def test_success_is_counted_where_a_suite_is_given(recorded, tmp_path):
 
 def test_control_periods_must_agree(recorded, tmp_path, capsys):
     slow = tmp_path / "slow"
-    replace(load_recordings(recorded)[0], control_period=0.1).save(slow / "a.npz")
+    first = load_recordings(recorded)[0]
+    replace(first, control_period=0.1, stamps=2 * first.stamps).save(slow / "a.npz")
     given = ["analyze", "thresholds", "--recording", str(slow), "--factors", "1", "--suite",
              "tabletop", "--max-queries", "1", "--out", str(tmp_path)]
     assert cli.main(given) == 1

@@ -70,6 +70,9 @@ def _nan(values):
     (lambda r: {"stamps": np.array([0.0, 0.1, 0.1])}, "stamps must ascend"),
     (lambda r: {"instruction": " "}, "instruction is empty"),
     (lambda r: {"control_period": 0.0}, "control_period is 0.0"),
+    (lambda r: {"control_period": 50.0}, "stamps are 0.05 s apart .median., .* of 50 s"),
+    (lambda r: {"control_period": 0.02}, "not the control_period of 0.02 s"),
+    (lambda r: {"stamps": r.stamps * 1.6}, "stamps are 0.08 s apart"),
     (lambda r: {"ee_twists": r.ee_twists[:, :3]}, r"ee_twists has shape \[3, 3\]"),
     (lambda r: {"joint_positions": r.joint_positions[:, :1]}, "joint_positions has shape"),
     (lambda r: {"proprio": r.proprio[:2]}, "proprio has shape"),
@@ -107,6 +110,23 @@ def test_a_later_format_is_refused(tmp_path):
     np.savez(path, **{**content, "format": 99})
     with pytest.raises(RecordingError, match="has format 99"):
         Recording.load(path)
+
+
+@pytest.mark.parametrize("value", ["one", "1", [1], [1, 1], [[1, 2]], 1.5, []])
+def test_a_format_that_is_no_number_is_refused(value, tmp_path):
+    path = full_recording().save(tmp_path / "episode.npz")
+    content = dict(np.load(path))
+    np.savez(path, **{**content, "format": value})
+    with pytest.raises(RecordingError, match="episode.npz': format is .* expected the whole num"):
+        Recording.load(path)
+
+
+def test_jitter_and_pauses_are_no_other_control_period():
+    stream = tiny_stream(9)
+    jitter = np.random.default_rng(0).uniform(-0.02, 0.02, 9)
+    replace(stream, stamps=stream.stamps + jitter)
+    replace(stream, stamps=stream.stamps + np.where(np.arange(9) < 4, 0.0, 3.0))
+    replace(tiny_stream(1), control_period=2.0)  # one stamp has no spacing
 
 
 def test_folder_is_read_in_the_order_of_names(tmp_path):
