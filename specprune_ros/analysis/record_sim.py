@@ -14,6 +14,11 @@ from specprune_ros.analysis.writing import check_output_folder
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.sim import Simulator, make_simulator, suite_names
 
+_OF_A_POLICY = ("pruning", "checkpoint", "device", "dtype", "unnorm_key", "chunk_length")
+# Of the options that are not None unless given.
+_DEFAULTS = {"actor": "expert", "pruning": "off", "device": "cpu", "dtype": "float32",
+             "chunk_length": 8}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
@@ -37,7 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
 
 
+def refuse_without_effect(args: argparse.Namespace) -> None:
+    """Raise ConfigurationError for options that would change nothing in what is recorded."""
+    if args.synthetic is not None:
+        names, reason = ("task", "actor", *_OF_A_POLICY), "--synthetic needs no actor and no task"
+    elif args.actor == "expert":
+        names, reason = _OF_A_POLICY, "the expert acts (--actor policy asks for a policy)"
+    else:
+        return
+    unused = [f"--{n.replace('_', '-')}" for n in names if getattr(args, n) != _DEFAULTS.get(n)]
+    if unused:
+        raise ConfigurationError(f"{', '.join(unused)} would have no effect, as {reason}: leave "
+                                 f"{'it' if len(unused) == 1 else 'them'} out")
+
+
 def run(args: argparse.Namespace) -> int:
+    refuse_without_effect(args)
     if args.episodes < 1:
         raise ConfigurationError(f"--episodes is {args.episodes}; it must be >= 1")
     if args.max_steps is not None and args.max_steps < 1:

@@ -1,6 +1,7 @@
 """The file of an episode: round trip, validation, and the streams that are made up."""
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from streams import assert_same, run, tiny_stream
 
 from specprune_ros import cli
+from specprune_ros.analysis import record_sim
 from specprune_ros.analysis.recording import Recording, load_pooled, load_recordings
 from specprune_ros.analysis.synthetic import KINDS, TOP_SPEED, synthetic_recording
 from specprune_ros.errors import ConfigurationError, RecordingError
@@ -208,3 +210,26 @@ def test_record_sim_writes_streams_without_a_simulator(tmp_path):
                      for seed in (5, 6)]
     first = Recording.load(tmp_path / names[0])
     assert first.frames.shape == (3, 2, 64, 64, 3) and first.seed == 5
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--synthetic", "--actor", "policy", "--pruning", "release"],
+     "--actor, --pruning would have no effect, as --synthetic needs no actor"),
+    (["--synthetic", "square", "--task", "0"], "--task would have no effect"),
+    (["--synthetic", "--checkpoint", "x"], "--checkpoint would have no effect"),
+    (["--pruning", "release"], "--pruning would have no effect, as the expert acts"),
+    (["--checkpoint", "x", "--device", "cuda", "--dtype", "bfloat16", "--unnorm-key", "k",
+      "--chunk-length", "4"],
+     "--checkpoint, --device, --dtype, --unnorm-key, --chunk-length would have no effect"),
+])
+def test_record_sim_refuses_options_without_effect(arguments, message, tmp_path, capsys):
+    assert cli.main(["record-sim", "--out", str(tmp_path), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_record_sim_knows_the_defaults_of_its_options():
+    parser = argparse.ArgumentParser()
+    record_sim.add_arguments(parser)
+    for arguments in ([], ["--synthetic"], ["--actor", "policy", "--pruning", "release"]):
+        record_sim.refuse_without_effect(parser.parse_args(["--out", "x", *arguments]))
