@@ -112,7 +112,10 @@ def load_dense(args: argparse.Namespace, control_period: float) -> Policy:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not >= 1")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, not {text!r}")
     return value

@@ -103,3 +103,13 @@ def test_wrong_settings_are_named(arguments, message, stream_dir, tmp_path, caps
     assert cli.main(given) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--every", "--steps", "--max-queries", "--chunk-length"])
+@pytest.mark.parametrize("value", ["1.5", "0", "-3", "many", ""])
+def test_counts_are_whole_numbers(option, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", "--synthetic", "--json", "x.json", f"{option}={value}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: expected a whole number >= 1, not '{value}'" in said
