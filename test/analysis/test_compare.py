@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from streams import check_stream_facts, run
 
 from specprune_ros import cli
+from specprune_ros.analysis import comparison
 from specprune_ros.errors import MethodUnavailable
 from specprune_ros.pruning import registry
 
@@ -88,6 +91,25 @@ def test_unavailable_method_is_listed_with_its_reason(stream_dir, tmp_path, monk
     shown = capsys.readouterr().out
     assert "paper_v1 is not available: needs what is not here" in " ".join(shown.split())
     assert "random weights say nothing about accuracy" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("cameras", [2, 3, 5])
+def test_table_fits_80_columns_with_whole_names(cameras):
+    result = {"kept_visual_last_layer": 256.0 * cameras, "flops_ratio": 1.0,
+              "flops_ratio_steady": 0.345, "cpu_ms_median": 1234.5, "action_l1_chunk": 0.1234,
+              "action_l1_first": 0.1234,
+              "kept_visual_per_camera": {str(camera): [256.0] for camera in range(cameras)}}
+    names = registry.known_methods()
+    results = dict.fromkeys(names, result)
+    results["paper_v1"] = {"unavailable": "needs what is not here, whatever that may be"}
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(comparison.table(results))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [name for line in lines for name in line.split()[:1] if name in names] == list(names)
+    shown = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert shown["paper_v1"] == ["-"] * 7
+    assert "…" not in stream.getvalue() and "1234.5" in shown["vla_cache_release"]
 
 
 @pytest.mark.parametrize("arguments, message", [
