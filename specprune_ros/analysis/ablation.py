@@ -11,6 +11,7 @@ from specprune_ros.analysis.output import (
     caption,
     counted,
     provenance,
+    queries_text,
     say_written,
     stream_facts,
     write_csv,
@@ -29,6 +30,7 @@ from specprune_ros.analysis.sweep import (
 )
 from specprune_ros.pruning.config import FrameInterval, SpecPruneConfig, StaticConfig
 
+DENSE = "dense"  # the variant that prunes nothing
 INTERVALS = (1, 4, 11)  # control periods: the frame before, half a chunk, the longest of the paper
 
 
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     }
     document = {**provenance(args, "analyze ablation"), **stream_facts(inputs),
                 "preset": config.name, "variants": results}
-    n = counted(inputs.queries, "query")
+    n = queries_text(inputs.queries, (r for label, r in results.items() if label != DENSE))
     if loops:
         n += f", {counted(args.episodes, 'episode')} of {args.suite}"
     out = args.out / "ablation"
@@ -85,7 +87,7 @@ def variants(config: SpecPruneConfig) -> dict[str, dict[str, Variant]]:
     off = replace(config.controller, enabled=False)
     return {
         "reference": {
-            "dense": "off",
+            DENSE: "off",
             config.name: config,
             "no set": static(use_global=False, use_dynamic=False, use_local=False),
         },

@@ -153,6 +153,20 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what if number == 1 else plural}"
 
 
+def queries_text(queries: int, summaries: Iterable[Mapping[str, Any]]) -> str:
+    """"6 queries (2 of them dense on purpose)"; from-to where the variants differ.
+
+    queries: that each variant makes. summaries: ``Measurement.summary()`` of each variant.
+    """
+    dense = sorted({summary["dense_queries"] for summary in summaries
+                    if "dense_queries" in summary})
+    text = counted(queries, "query")
+    if not dense:
+        return text
+    number = str(dense[0]) if len(dense) == 1 else f"{dense[0]} to {dense[-1]}"
+    return f"{text} ({number} of them dense on purpose)"
+
+
 def say_written(paths: Iterable[Path]) -> None:
     """Tell on standard output where the results are."""
     Console(highlight=False, soft_wrap=True).print("wrote " + ", ".join(map(str, paths)))

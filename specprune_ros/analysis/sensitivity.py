@@ -11,8 +11,8 @@ import numpy as np
 from specprune_ros.analysis.inputs import add_stream_arguments, load_inputs
 from specprune_ros.analysis.output import (
     caption,
-    counted,
     provenance,
+    queries_text,
     say_written,
     stream_facts,
     write_csv,
@@ -73,11 +73,12 @@ def run(args: argparse.Namespace) -> int:
     out = args.out / "sensitivity"
     rows = [flat_row({"knob": knob}, point, None) for knob, points in knobs.items()
             for point in points]
+    n = queries_text(inputs.queries, (point for points in knobs.values() for point in points))
     written = [
         write_json(out.with_suffix(".json"), document),
         write_csv(out.with_suffix(".csv"), rows),
         _plot(out.with_suffix(".png"), knobs,
-              caption(inputs.policy, inputs.checkpoint, counted(inputs.queries, "query"))),
+              caption(inputs.policy, inputs.checkpoint, n)),
     ]
     say_written(written)
     return 0

@@ -14,6 +14,7 @@ from specprune_ros.analysis.output import (
     caption,
     counted,
     provenance,
+    queries_text,
     say_written,
     stream_facts,
     write_csv,
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 "preset": config.name, "scaled": names,
                 "note": periods_note(config.controller, inputs.recordings), "points": points}
     out = args.out / "thresholds"
-    n = counted(inputs.queries, "query")
+    n = queries_text(inputs.queries, points)
     if loops:
         n += f", {counted(args.episodes, 'episode')} of {args.suite}"
     written = [

@@ -11,6 +11,7 @@ from streams import check_stream_facts, results, run, tiny_stream
 from specprune_ros import cli
 from specprune_ros.analysis import ablation, hitrate, roofline, sensitivity, thresholds
 from specprune_ros.analysis.devices import DEVICES, find_devices
+from specprune_ros.analysis.output import queries_text
 from specprune_ros.analysis.overhead import resized
 from specprune_ros.analysis.probe import ROWS, AttentionScores, ProbePruner, head_scores
 from specprune_ros.analysis.replay import replay
@@ -226,6 +227,26 @@ def test_ablation_of_a_preset_changes_one_thing_at_a_time():
         changed = [part for part in vars(config)
                    if getattr(variant, part) != getattr(config, part)]
         assert len(changed) == 1, name
+
+
+@pytest.mark.parametrize("module, arguments", [
+    (ablation, []), (sensitivity, ["--factors", 1]), (thresholds, ["--factors", 1]),
+])
+def test_pictures_say_how_many_queries_are_dense_on_purpose(
+    module, arguments, stream_dir, tmp_path, monkeypatch
+):
+    said = []
+    save = module.save
+    monkeypatch.setattr(module, "save", lambda *given: said.append(given[-1]) or save(*given))
+    run("analyze", module.__name__.rsplit(".")[-1], "--recording", stream_dir, "--max-queries", 2,
+        *arguments, "--out", tmp_path)
+    assert said[0].endswith("n = 2 queries (1 of them dense on purpose)")
+
+
+def test_dense_queries_that_differ_between_variants_are_a_range():
+    assert queries_text(1, []) == "1 query"
+    variants = [{"dense_queries": n} for n in (3, 0, 1)] + [{"unavailable": "why"}]
+    assert queries_text(9, variants) == "9 queries (0 to 3 of them dense on purpose)"
 
 
 # Overhead ----------------------------------------------------------------------------------
