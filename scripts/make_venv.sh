@@ -101,21 +101,23 @@ fi
 
 say "Installing specprune_ros and its dependencies"
 if [ -n "$sourced" ]; then
-    pip install -q --no-build-isolation --no-deps .
     # apt's cv2 and pinocchio are not known to pip by the names of their wheels.
-    "$python" - >"$VENV/requirements.txt" <<'PY'
-from importlib.metadata import requires
+    "$python" setup.py -q egg_info --egg-base "$VENV"
+    "$python" - "$VENV/specprune_ros.egg-info" >"$VENV/requirements.txt" <<'PY'
+import sys
+from importlib.metadata import Distribution
 from importlib.util import find_spec
 
 from pip._vendor.packaging.requirements import Requirement
 
 of_ros = {"opencv-python-headless": "cv2", "pin": "pinocchio"}
-for requirement in map(Requirement, requires("specprune_ros")):
+for requirement in map(Requirement, Distribution.at(sys.argv[1]).requires):
     wanted = requirement.marker is None or requirement.marker.evaluate({"extra": "test"})
     if wanted and not (requirement.name in of_ros and find_spec(of_ros[requirement.name])):
         print(f"{requirement.name}{requirement.specifier}")
 PY
     pip install -q "${constraints[@]}" -r "$VENV/requirements.txt"
+    pip install -q --no-build-isolation --no-deps .
 else
     pip install -q --no-build-isolation ".[$extras]"
 fi
