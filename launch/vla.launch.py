@@ -3,14 +3,23 @@
 An argument that is left empty keeps the value of the parameter file.
 """
 # ruff: noqa: I001 (the folder launch/ of this package is not ROS's package launch)
+import os
+
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from specprune_ros.bringup import ARGUMENTS, BOOLEAN, LOG_LEVELS, launch_nodes
+from specprune_ros.bringup import (
+    ARGUMENTS,
+    BOOLEAN,
+    FASTDDS_PROFILES,
+    LOG_LEVELS,
+    fastdds_variable,
+    launch_nodes,
+)
 
 PACKAGE = 'specprune_ros'
 
@@ -22,7 +31,12 @@ def generate_launch_description():
         description=f'{argument.help} (empty: as in params_file)',
         **({'choices': ['', *argument.choices]} if argument.choices else {}))
         for argument in ARGUMENTS]
+    variable = fastdds_variable()  # FASTDDS_DEFAULT_PROFILES_FILE; older ROS has another name
+    # Images do not fit Fast DDS's default shared memory. What the user has set stays.
+    profiles = [] if variable in os.environ else [SetEnvironmentVariable(
+        variable, PathJoinSubstitution([FindPackageShare(PACKAGE), FASTDDS_PROFILES]))]
     return LaunchDescription([
+        *profiles,
         *arguments,
         DeclareLaunchArgument(
             'sim', default_value='true', choices=list(BOOLEAN),

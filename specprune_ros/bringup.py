@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -76,6 +77,7 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 # Domain 101 is the last whose ports lie below Linux's ephemeral ports (32768).
 _DOMAINS = range(1, 101)
+_NAMESPACE = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?")
 _LOCK_PORT = 47100  # loopback TCP port of domain 0 that says "taken" among runs of this package
 
 
@@ -107,6 +109,15 @@ def node_command(spec: NodeSpec, params_file: Path,
         # As JSON, so that strings are quoted: ROS reads a bare off, on, yes or 1 as something else.
         command += ["-p", f"{name}:={json.dumps(value)}"]
     return command + list(ros_args)
+
+
+def check_namespace(namespace: str) -> None:
+    """ConfigurationError unless it is a valid ROS namespace; "" and "/" stand for none."""
+    if namespace not in ("", "/") and not _NAMESPACE.fullmatch(namespace):
+        raise ConfigurationError(
+            f"{namespace!r} is not a ROS namespace; use names of letters, digits and underscores "
+            "that do not start with a digit, joined by single slashes, for example left or "
+            "lab/left")
 
 
 def lossless_inputs(namespace: str = "") -> dict[str, object]:
@@ -147,7 +158,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> socket.socket 
         environment.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:
         environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    environment.setdefault(_fastdds_variable(), str(share_dir() / FASTDDS_PROFILES))
+    environment.setdefault(fastdds_variable(), str(share_dir() / FASTDDS_PROFILES))
     environment.setdefault("PYTHONUNBUFFERED", "1")
     if environment.get("ROS_DOMAIN_ID"):
         return None
@@ -156,7 +167,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> socket.socket 
     return lock
 
 
-def _fastdds_variable() -> str:
+def fastdds_variable() -> str:
     """Name of the variable that Fast DDS takes its profiles from; Kilted's warns about the old."""
     try:
         old = int(version("rclpy").split(".")[0]) < 9  # Humble 3, Jazzy 7, Kilted 9
@@ -231,7 +242,9 @@ def launch_nodes(values: Mapping[str, str | None], *, sim: bool = True,
     """The nodes to start, each with the parameters that win over the parameter file.
 
     values: of ARGUMENTS, by name. sim: with the simulated world. use_sim_time: None follows sim.
+    ConfigurationError for a namespace that ROS would refuse.
     """
+    check_namespace(namespace)
     use_sim_time = sim if use_sim_time is None else use_sim_time
     by_node = node_parameters(values)
     result = []

@@ -128,6 +128,22 @@ def test_parameters_arrive_as_they_are_written(tmp_path, monkeypatch):
             result.stderr)
 
 
+@pytest.mark.parametrize("namespace", ["a b", "1left", "a//b", "a-b", "//", "~", "a/2", "a\n"])
+def test_a_namespace_that_ros_refuses_is_named_and_starts_nothing(namespace, monkeypatch, capsys):
+    monkeypatch.setattr(bringup, "stop_on_sigterm", lambda: None)
+    monkeypatch.setattr(bringup, "prepare_environment", lambda _environment: None)
+    monkeypatch.setattr(ProcessGroup, "start", lambda *_: pytest.fail("a node was started"))
+    assert bringup.main(["--namespace", namespace]) == 1
+    error = capsys.readouterr().err
+    assert f"{namespace!r} is not a ROS namespace" in error
+    assert "lab/left" in error
+
+
+@pytest.mark.parametrize("namespace", ["", "/", "left", "/left", "lab/left", "/lab/arm_2/"])
+def test_a_valid_namespace_is_taken(namespace):
+    bringup.check_namespace(namespace)
+
+
 def test_ros_args_are_split_off():
     assert split_ros_args(["--no-sim", "--ros-args", "-p", "a:=1", "--", "--namespace", "x"]) == (
         ["--no-sim", "--namespace", "x"], ["-p", "a:=1"])

@@ -66,6 +66,15 @@ def test_an_unknown_command_is_refused_by_name(capsys):
     assert "dance" in capsys.readouterr().err
 
 
+def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["demo", "--bogus"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: specprune demo ")
+    assert "unrecognized arguments: --bogus" in error
+
+
 class FakeCommand:
     """A command module whose run() does what ``behaviour`` says."""
 

@@ -223,3 +223,9 @@ def test_options():
 def test_options_that_make_no_sense_are_refused(words):
     with pytest.raises(SystemExit):
         parse(*words)
+
+
+def test_seconds_that_are_no_number_are_refused_in_plain_words(capsys):
+    with pytest.raises(SystemExit):
+        parse("--seconds", "abc")
+    assert "expected a number of seconds > 0, not 'abc'" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from specprune_ros.bringup import ARGUMENTS, LOG_LEVELS, NODES
+from specprune_ros.bringup import ARGUMENTS, LOG_LEVELS, NODES, fastdds_variable
+from specprune_ros.errors import ConfigurationError
 from specprune_ros.share import share_dir
 
 LAUNCH_FILE = share_dir() / "launch" / "vla.launch.py"
@@ -31,6 +32,10 @@ class DeclareLaunchArgument(Recorded):
 
 
 class OpaqueFunction(Recorded):
+    pass
+
+
+class SetEnvironmentVariable(Recorded):
     pass
 
 
@@ -60,7 +65,7 @@ def launch_file(monkeypatch):
     """The launch file as a module, over the stand-ins."""
     for name, members in {
             "launch": [LaunchDescription],
-            "launch.actions": [DeclareLaunchArgument, OpaqueFunction],
+            "launch.actions": [DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable],
             "launch.substitutions": [LaunchConfiguration, PathJoinSubstitution],
             "launch_ros": [],
             "launch_ros.actions": [Node],
@@ -155,6 +160,29 @@ def test_namespace_level_and_file_reach_every_node(launch_file):
     overrides = [name for name in settings(nodes["vla_node"]) if "qos_overrides" in name]
     assert overrides
     assert all("./left/" in name for name in overrides)
+
+
+def environment_actions(launch_file):
+    return [action for action in launch_file.generate_launch_description().args[0]
+            if isinstance(action, SetEnvironmentVariable)]
+
+
+def test_dds_profiles_are_set_before_the_nodes_unless_the_user_did(launch_file, monkeypatch):
+    monkeypatch.delenv(fastdds_variable(), raising=False)
+    (action,) = environment_actions(launch_file)
+    name, value = action.args
+    assert name == fastdds_variable()
+    share, *parts = value.args[0]
+    assert share.args == ("specprune_ros",)
+    assert share_dir().joinpath(*parts).is_file()
+    assert launch_file.generate_launch_description().args[0][0].args[0] == name
+    monkeypatch.setenv(fastdds_variable(), "/home/me/mine.xml")
+    assert environment_actions(launch_file) == []
+
+
+def test_a_namespace_that_ros_refuses_starts_nothing(launch_file):
+    with pytest.raises(ConfigurationError, match="'a b' is not a ROS namespace"):
+        start(launch_file, namespace="a b")
 
 
 def test_real_launch_reads_the_file():

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from ..bringup import (
 from ..errors import SpecpruneError
 from ..processes import ProcessGroup
 from ..share import checkpoint_dir
+from .outputs import check_outputs, write_json
 from .report import Progress, progress_text, summary_table
 from .results import Tally, as_json, checkpoint_facts
 from .video import Caption, VideoFile
@@ -43,16 +43,14 @@ def run_demo(args: argparse.Namespace) -> int:
     console = Console()
     # Before anything is started, so that a wrong path costs no time.
     params_file = find_params_file(getattr(args, "params_file", None))
-    for path in (args.json, args.video):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(args.json, args.video)
     log_dir = Path(tempfile.mkdtemp(prefix="specprune_demo_"))
     os.environ.setdefault("ROS_LOG_DIR", str(log_dir))
     lock = prepare_environment(os.environ)
     try:
         with ProcessGroup(log_dir, _echo(console) if args.verbose else None) as group:
             group.start(_commands(args, params_file))
-            result, filmed = _watch(args, group, console)
+            result, run = _watch(args, group, console)
     except SpecpruneError as error:
         raise DemoError(f"{error}\nThe logs of the nodes are in {log_dir}") from error
     except KeyboardInterrupt:
@@ -62,9 +60,13 @@ def run_demo(args: argparse.Namespace) -> int:
         if lock is not None:
             lock.close()
     shutil.rmtree(log_dir, ignore_errors=True)
+    # The table comes first: whatever cannot be written, the figures of the run are not lost.
+    console.print(summary_table(result, args.json, run.film()))
+    console.file.flush()
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(summary_table(result, args.json, filmed))
+        write_json(args.json, result)
+    if run.video_error is not None:
+        raise run.video_error
     return 0
 
 
@@ -80,8 +82,8 @@ def _commands(args: argparse.Namespace, params_file: Path) -> dict[str, list[str
 
 
 def _watch(args: argparse.Namespace, group: ProcessGroup,
-           console: Console) -> tuple[dict[str, object], str]:
-    """Listen until the time is up; the results as a dict for JSON, and a word on the video."""
+           console: Console) -> tuple[dict[str, object], _Run]:
+    """Listen until the time is up; the results as a dict for JSON, and the run with its film."""
     # Imported here: only now is the environment of DDS complete.
     from ..ros.sim_monitor import SimMonitor
 
@@ -107,7 +109,7 @@ def _watch(args: argparse.Namespace, group: ProcessGroup,
         pruning=in_force["pruning"], suite=suite,
         processes=[*((child.name, child.pid) for child in group.children),
                    ("specprune demo", os.getpid())])
-    return result, run.film()
+    return result, run
 
 
 def _wait_for_first_chunk(monitor, group: ProcessGroup, progress: Progress,
@@ -151,6 +153,7 @@ class _Run:
     def __init__(self, video: Path | None) -> None:
         self.tally = Tally()
         self.monitor = None
+        self.video_error: SpecpruneError | None = None  # found when the video was finished
         self._video_path = video
         self._video: VideoFile | None = None
 
@@ -190,13 +193,18 @@ class _Run:
             return "none"
         if self._video is None:
             return "none: no pictures came"
+        if self.video_error is not None:
+            return "not written to the end"
         dropped = self._video.dropped
         return f"{self._video.path}" + (f" ({dropped} frames left out)" if dropped else "")
 
     def close(self) -> None:
-        """Finish the video."""
+        """Finish the video; what goes wrong is kept in ``video_error`` for after the table."""
         if self._video is not None:
-            self._video.close()
+            try:
+                self._video.close()
+            except SpecpruneError as error:
+                self.video_error = error
 
 
 def _echo(console: Console):
