@@ -5,7 +5,10 @@ Three processes talk over DDS: vla_node, sim_bridge_node, and this one, which on
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
+
+from ..errors import ConfigurationError
 
 DEFAULT_VIDEO = Path("out/demo.mp4")
 
@@ -44,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 if action chunks flowed to the end. Errors are SpecpruneErrors."""
+    if find_spec("rclpy") is None:
+        raise ConfigurationError(
+            "rclpy is not installed: source a ROS 2, or install the wheels with "
+            "pip install 'specprune_ros[ros]'"
+        )
     from .runner import run_demo
 
     return run_demo(args)
