@@ -60,7 +60,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the sub-command named ``chosen`` is imported and has its options."""
+    return _build_parsers(chosen)[0]
+
+
+def _build_parsers(
+    chosen: str | None,
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser, and that of the chosen sub-command (the same one if there is none)."""
     parser = argparse.ArgumentParser(prog="specprune", description=_DESCRIPTION, epilog=_EPILOG)
+    own = parser
     parser.add_argument("--version", action="version", version=f"specprune_ros {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for command in COMMANDS:
@@ -70,19 +78,20 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         if command.name == chosen:
             module = import_module(command.module)
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run, parser=sub)
-    return parser
+            sub.set_defaults(run=module.run)
+            own = sub
+    return parser, own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status: 2 for wrong usage, 1 for an error that was named."""
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    parser = build_parser(chosen)
+    parser, own = _build_parsers(chosen)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         # By the sub-command's parser where there is one, so that its usage is shown.
-        getattr(args, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        own.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.command is None:
         parser.print_help()
         return 2
