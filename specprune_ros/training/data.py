@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
@@ -14,6 +15,7 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.vla.openvla_oft.preprocess import prepare_image
 from specprune_ros.vla.openvla_oft.statistics import Statistics, select_statistics
 
+_KEPT_BYTES = 4 * 2**30
 _CROP_SIDE = math.sqrt(0.9)  # the policy's centre crop
 # A dimension that hardly moves would blow up noise when it is normalised to [-1, 1].
 _LEAST_RANGE = np.array([0.2] * 3 + [0.1] * 3 + [1.0])
@@ -40,8 +42,66 @@ class Batch:
     tool: torch.Tensor
 
 
+class Pictures:
+    """The pictures of all samples as the policy sees them, uint8 [n_cam, S, S, 3] each.
+
+    They are prepared once and kept beside the shards, mapped into memory, which processes share;
+    where that would take more than ``_KEPT_BYTES`` they are decoded and prepared at every draw.
+    """
+
+    def __init__(self, shards: list[Path], loaded: list[dict[str, Any]], size: int) -> None:
+        self._size = size
+        counts = [len(s["seed"]) for s in loaded]
+        self._first = np.cumsum([0, *counts])
+        self.cameras = (len(loaded[0]["jpeg_offsets"]) - 1) // counts[0]
+        self._offsets = [s["jpeg_offsets"] for s in loaded]
+        self._coded = [s["jpeg"] for s in loaded]
+        self._kept: list[np.ndarray] | None = None
+        if len(self) * self.cameras * size * size * 3 <= _KEPT_BYTES:
+            self._kept = [self._prepared(shard, i) for i, shard in enumerate(shards)]
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def gather(self, samples: np.ndarray) -> np.ndarray:
+        """uint8 [B, n_cam, S, S, 3] of these samples."""
+        out = np.empty((len(samples), self.cameras, self._size, self._size, 3), np.uint8)
+        for row, sample in enumerate(samples):
+            shard = int(np.searchsorted(self._first, sample, side="right")) - 1
+            index = int(sample - self._first[shard])
+            if self._kept is not None:
+                out[row] = self._kept[shard][index]
+            else:
+                out[row] = self._prepare(shard, index)
+        return out
+
+    def _prepare(self, shard: int, index: int) -> np.ndarray:
+        first = index * self.cameras
+        offsets = self._offsets[shard][first : first + self.cameras + 1]
+        return np.stack(
+            [
+                prepare_image(
+                    simplejpeg.decode_jpeg(self._coded[shard][a:b].tobytes(), fastdct=True),
+                    self._size,
+                    jpeg_roundtrip=False,  # they were stored as JPEG
+                )
+                for a, b in zip(offsets[:-1], offsets[1:])
+            ]
+        )
+
+    def _prepared(self, file: Path, shard: int) -> np.ndarray:
+        cache = file.with_name(f"{file.stem}-{self._size}.npy")
+        if not cache.is_file():
+            count = int(self._first[shard + 1] - self._first[shard])
+            stacked = np.stack([self._prepare(shard, index) for index in range(count)])
+            partial = cache.with_name(f"{cache.stem}.{os.getpid()}.tmp.npy")
+            np.save(partial, stacked)
+            partial.rename(cache)
+        return np.load(cache, mmap_mode="r")
+
+
 class Demonstrations:
-    """All shards of some directories, pictures prepared once and kept as uint8 on disk."""
+    """All shards of some directories."""
 
     def __init__(self, directories: list[Path], image_size: int) -> None:
         shards = [f for d in directories for f in sorted(d.glob("shard-*.npz"))]
@@ -77,7 +137,7 @@ class Demonstrations:
         )
         self.label_actions = np.concatenate([s["label_actions"] for s in loaded])
         self.episodes = sum(int(s["succeeded"]) for s in loaded)
-        self.images = self._images(loaded)
+        self.pictures = Pictures(self.shards, loaded, image_size)
 
     def _spread(self, shard: dict[str, Any], values: np.ndarray, axis: int) -> np.ndarray:
         """Values per entity of a shard at the places of the merged entities, NaN elsewhere."""
@@ -87,28 +147,6 @@ class Demonstrations:
         index = [self.entities.index(name) for name in shard["entities"]]
         full[(slice(None),) * axis + (index,)] = values
         return full
-
-    def _images(self, loaded: list[dict[str, Any]]) -> np.ndarray:
-        """uint8 [n, n_cam, S, S, 3], prepared shard by shard beside the shard."""
-        parts = []
-        for shard, content in zip(self.shards, loaded):
-            cache = shard.with_name(f"{shard.stem}-{self.image_size}.npy")
-            if not cache.is_file():
-                offsets, coded = content["jpeg_offsets"], content["jpeg"].tobytes()
-                pictures = [
-                    prepare_image(
-                        simplejpeg.decode_jpeg(coded[a:b], fastdct=True),
-                        self.image_size,
-                        jpeg_roundtrip=False,  # they were stored as JPEG
-                    )
-                    for a, b in zip(offsets[:-1], offsets[1:])
-                ]
-                stacked = np.stack(pictures).reshape(len(content["seed"]), -1, *pictures[0].shape)
-                partial = cache.with_suffix(".tmp.npy")
-                np.save(partial, stacked)
-                partial.rename(cache)
-            parts.append(np.load(cache))
-        return np.concatenate(parts)
 
     def statistics_json(self, key: str) -> dict[str, Any]:
         """dataset_statistics.json: quantiles with a least range per dimension."""
@@ -151,7 +189,9 @@ class BatchMaker:
         self._actions = torch.from_numpy(actions).to(device)
         self._proprio = torch.from_numpy(proprio).to(device)
         # Pictures stay uint8; on a GPU they all live there.
-        self._images = torch.from_numpy(data.images).to(device)
+        self._images: torch.Tensor | None = None
+        if device.type == "cuda":
+            self._images = self._all_pictures()
         self._ids = [torch.tensor(prompts[text], device=device) for text in data.instructions]
         self._length = np.array([len(ids) for ids in self._ids])[data.label_task]
         self._pixels = torch.from_numpy(data.pixels).to(device)
@@ -160,13 +200,25 @@ class BatchMaker:
         names = [_entities_of(text, data.entities) for text in data.instructions]
         self._entity = torch.tensor(names, device=device)  # [tasks, 2]
 
+    def _all_pictures(self) -> torch.Tensor:
+        pictures = self.data.pictures
+        every = np.arange(len(pictures))
+        parts = [pictures.gather(part) for part in np.array_split(every, len(every) // 256 + 1)]
+        return torch.cat([torch.from_numpy(part).to(self.device) for part in parts])
+
+    def _pictures_of(self, samples: np.ndarray) -> torch.Tensor:
+        if self._images is not None:
+            return self._images[torch.from_numpy(samples).to(self.device)]
+        return torch.from_numpy(self.data.pictures.gather(samples))
+
     def make(self, labels: np.ndarray) -> Batch:
         """The batch of these label indices; their prompts must have one length."""
         task = self.data.label_task[labels]
-        sample = torch.from_numpy(self.data.label_sample[labels]).to(self.device)
+        samples = self.data.label_sample[labels]
+        sample = torch.from_numpy(samples).to(self.device)
         entity = self._entity[torch.from_numpy(task).to(self.device)]
         return Batch(
-            images=self._images[sample],
+            images=self._pictures_of(samples),
             ids=torch.stack([self._ids[t] for t in task]),
             proprio=self._proprio[sample],
             actions=self._actions[torch.from_numpy(labels).to(self.device)],
@@ -177,9 +229,12 @@ class BatchMaker:
             tool=self._tool[sample],
         )
 
-    def draw(self, pool: np.ndarray, size: int, rng: np.random.Generator) -> Batch:
-        """A random batch from a pool of label indices."""
-        length = self._length[rng.choice(pool)]
+    def draw_length(self, pool: np.ndarray, rng: np.random.Generator) -> int:
+        """Prompt length of a random label of the pool."""
+        return int(self._length[rng.choice(pool)])
+
+    def draw(self, pool: np.ndarray, size: int, rng: np.random.Generator, length: int) -> Batch:
+        """A random batch, with prompts of this length, from a pool of label indices."""
         return self.make(rng.choice(pool[self._length[pool] == length], size))
 
     def sweep(self, pool: np.ndarray, size: int) -> Iterator[Batch]:

@@ -5,39 +5,55 @@ import json
 import subprocess
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.training.data import BatchMaker, Demonstrations
 from specprune_ros.training.network import Losses, TrainingNetwork
+from specprune_ros.training.optimiser import Optimiser
+from specprune_ros.training.parallel import agree, average_gradients, run_processes
+from specprune_ros.training.warm_start import HEADS_FILE, WarmStart, auxiliary_heads
 from specprune_ros.vla.openvla_oft.text import PromptEncoder
 from specprune_ros.vla.openvla_oft.tiny import Size, build_model, build_tokenizer
 from specprune_ros.vla.openvla_oft.writer import write_checkpoint
 
 _PROMPT = "In: What action should the robot take to {}?\nOut:"
 _WARM_UP_STEPS = 50
+_VALIDATED = 512  # labels of held-out episodes at each save
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """samples: training samples in all; vision_share of them train the towers alone first."""
+    """What decides the result.
+
+    samples: training samples in all; vision_share of them train the towers alone first. minutes:
+    end after so long instead, the schedule following the clock (0: no such limit; with it a run
+    cannot be repeated bit by bit). init: checkpoint directory to start from. processes: each has
+    its part of every batch, on one machine's CPUs.
+    """
 
     data: tuple[str, ...]
+    init: str = ""
     name: str = "specprune-tabletop"
     image_size: int = 224
     samples: int = 1_500_000
     vision_share: float = 0.1
     batch: int = 64
+    optimiser: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     bf16: bool = False
     device: str = "cpu"
     threads: int = 1
+    processes: int = 1
+    minutes: float = 0.0
     seed: int = 0
     save_seconds: float = 240.0
     size: Size = field(default_factory=Size)
@@ -57,28 +73,54 @@ class Progress:
 class Trainer:
     """Owns network, optimiser and data of one run; ``out`` receives state, log and checkpoint."""
 
-    def __init__(self, config: TrainConfig, out: Path) -> None:
-        self.config, self.out = config, out
+    def __init__(self, config: TrainConfig, out: Path, rank: int = 0) -> None:
+        self.config, self.out, self.rank = config, out, rank
+        if config.batch % config.processes:
+            raise ConfigurationError(
+                f"a batch of {config.batch} cannot be shared by {config.processes} processes"
+            )
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
         self.device = torch.device(config.device)
+        start = WarmStart.read(Path(config.init)) if config.init else None
         self.data = Demonstrations([Path(d) for d in config.data], config.image_size)
-        self.statistics = self.data.statistics_json(config.name.replace("-", "_"))
-        prompts = [_PROMPT.format(text) for text in self.data.instructions]
-        self.tokenizer = build_tokenizer(prompts)
-        (out / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
-        vocabulary = self.tokenizer.get_vocab_size()
-        encoder = PromptEncoder(out / "tokenizer.json", vocabulary)
+        if start:
+            self.statistics, self.tokenizer_json = start.statistics, start.tokenizer_json
+        else:
+            self.statistics = self._own_statistics()
+            prompts = [_PROMPT.format(text) for text in self.data.instructions]
+            self.tokenizer_json = build_tokenizer(prompts).to_str()
+        tokenizer = out / "tokenizer.json"
+        partial = tokenizer.with_suffix(f".{rank}.tmp")
+        partial.write_text(self.tokenizer_json, encoding="utf-8")
+        partial.replace(tokenizer)
+        vocabulary = Tokenizer.from_str(self.tokenizer_json).get_vocab_size()
+        encoder = PromptEncoder(tokenizer, vocabulary)
         ids = {text: encoder.encode(text).ids for text in self.data.instructions}
         model = build_model(config.size, vocabulary, config.seed, config.image_size)
-        self.network = TrainingNetwork(model, len(self.data.entities)).to(self.device)
+        self.network = TrainingNetwork(model, len(self.data.entities))
+        if start:
+            start.fill(self.network)
+        if config.bf16 and self.device.type == "cpu":
+            self.network.use_plain_attention()
+        self.network.to(self.device)
         self.batches = BatchMaker(self.data, self.statistics, ids, self.device)
         self.train_pool, self.validation_pool = self.data.split()
-        self.rng = np.random.default_rng(config.seed)
         self.done = 0
+        self.seconds = 0.0  # of this and earlier parts of the run
         self.log: list[dict[str, Any]] = []
-        self._optimiser: torch.optim.Optimizer | None = None
+        self._optimiser: Optimiser | None = None
+
+    def _own_statistics(self) -> dict[str, Any]:
+        """Those of the first start: they must not move when data is added to a running training."""
+        file = self.out / "dataset_statistics.json"
+        if not file.is_file():
+            statistics = self.data.statistics_json(self.config.name.replace("-", "_"))
+            partial = file.with_suffix(f".{self.rank}.tmp")
+            partial.write_text(json.dumps(statistics, indent=1))
+            partial.replace(file)
+        return json.loads(file.read_text())
 
     # Running -------------------------------------------------------------------------------
 
@@ -87,31 +129,48 @@ class Trainer:
         self.resume()
         total, batch = self.config.samples, self.config.batch
         smooth: dict[str, float] = {}
-        started, first, saved = time.monotonic(), self.done, time.monotonic()
-        while self.done < total:
+        first, before = self.done, self.seconds
+        started, saved = time.monotonic(), time.monotonic()
+        while self.share < 1:
             stage = self.stage
             losses = self._step(stage)
             self.done += batch
             for name, value in losses.items():
                 smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
-            elapsed = time.monotonic() - started
+            # Every process must see the same time: stage and rate follow it.
+            elapsed = agree(time.monotonic() - started)
+            self.seconds = before + elapsed
             report(Progress(stage, self.done, total, smooth, (self.done - first) / elapsed))
-            if time.monotonic() - saved > self.config.save_seconds:
+            if self.rank == 0 and time.monotonic() - saved > self.config.save_seconds:
                 self.save(smooth)
                 saved = time.monotonic()
-        self.save(smooth)
-        self.write()
+        if self.rank == 0:
+            self.save(smooth)
+
+    @property
+    def share(self) -> float:
+        """Part of the run that is done, 0 to 1, by samples or by the clock."""
+        done = self.done / self.config.samples
+        if self.config.minutes:
+            done = max(done, self.seconds / 60 / self.config.minutes)
+        return min(done, 1.0)
 
     @property
     def stage(self) -> str:
-        return "vision" if self.done < self.config.vision_share * self.config.samples else "full"
+        return "vision" if self.share < self.config.vision_share else "full"
 
     def _step(self, stage: str) -> dict[str, float]:
         optimiser = self._ready_optimiser(stage)
-        rate = self._learning_rate(stage)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = self.batches.draw(self.train_pool, self.config.batch, self.rng)
+        # Drawn from the count of samples, so that a resumed run draws what an unbroken one does.
+        draw = [self.config.seed, self.rank, self.done]
+        rng = np.random.default_rng(draw)
+        torch.manual_seed(int(rng.integers(2**63)))
+        # The prompt's length is common to the processes, so that none waits for another.
+        length = self.batches.draw_length(
+            self.train_pool, np.random.default_rng([self.config.seed, self.done])
+        )
+        size = self.config.batch // self.config.processes
+        batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             if stage == "vision":
@@ -120,50 +179,58 @@ class Trainer:
             else:
                 losses, _ = self.network(batch)
                 loss, values = losses.total, _named(losses)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._trained(stage), 1.0)
-        optimiser.step()
+        parameters = list(self._trained(stage).values())
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step(self._learning_rate(stage))
         return {name: float(value.detach()) for name, value in values.items()}
 
-    def _trained(self, stage: str) -> list[nn.Parameter]:
-        if stage == "full":
-            return list(self.network.parameters())
-        model = self.network.model
-        modules = (model.dino, model.siglip, self.network.patch_head)
-        return [p for module in modules for p in module.parameters()]
+    def _trained(self, stage: str) -> dict[str, nn.Parameter]:
+        towers = ("model.dino.", "model.siglip.", "patch_head.")
+        return {
+            name: parameter
+            for name, parameter in self.network.named_parameters()
+            if stage == "full" or name.startswith(towers)
+        }
 
-    def _ready_optimiser(self, stage: str) -> torch.optim.Optimizer:
+    def _ready_optimiser(self, stage: str) -> Optimiser:
         if self._optimiser is None or self._optimiser_stage != stage:
             self._optimiser_stage = stage
-            self._optimiser = torch.optim.AdamW(
+            self._optimiser = Optimiser(
+                self.config.optimiser,
                 self._trained(stage),
-                lr=self.config.learning_rate,
-                weight_decay=self.config.weight_decay,
-                betas=(0.9, 0.95),
+                self.config.learning_rate,
+                self.config.weight_decay,
             )
         return self._optimiser
 
     def _learning_rate(self, stage: str) -> float:
         """Warm-up, constant, then linear decay over the last half of a stage."""
-        border = self.config.vision_share * self.config.samples
-        begin, end = (0, border) if stage == "vision" else (border, self.config.samples)
-        share = (self.done - begin) / max(end - begin, 1)
-        step = (self.done - begin) / self.config.batch
+        border = self.config.vision_share
+        begin, end = (0.0, border) if stage == "vision" else (border, 1.0)
+        share = (self.share - begin) / max(end - begin, 1e-9)
+        step = self._stage_steps(stage)
         warm = min(1.0, (step + 1) / _WARM_UP_STEPS)
         decay = 1.0 if share < 0.5 else max(0.03, (1 - share) / 0.5)
         return self.config.learning_rate * warm * decay
 
-    @torch.no_grad()
-    def validate(self, limit: int = 1024) -> dict[str, float]:
-        """Mean losses on held-out episodes, and the offset error (m) far from the target.
+    def _stage_steps(self, stage: str) -> float:
+        """Steps since the stage began (an estimate where the clock decides)."""
+        if stage == "vision" or self.share <= 0:
+            return self.done / self.config.batch
+        begin = self.config.vision_share / self.share * self.done
+        return (self.done - begin) / self.config.batch
 
-        Near the target the nearest cube betrays it; only far frames test the language.
-        """
+    @torch.no_grad()
+    def validate(self, limit: int = _VALIDATED) -> dict[str, float]:
+        """Mean losses on labels of held-out episodes, spread over all of them."""
         self.network.eval()
+        pool = self.validation_pool[:: max(1, len(self.validation_pool) // limit)]
         sums: dict[str, float] = {}
         count = 0
-        for batch in self.batches.sweep(self.validation_pool[:limit], self.config.batch):
+        for batch in self.batches.sweep(pool[:limit], self.config.batch):
             losses, _ = self.network(batch, augment=False)
             for name, value in _named(losses).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch.ids)
@@ -186,13 +253,13 @@ class Trainer:
             "optimiser": self._optimiser.state_dict() if self._optimiser else None,
             "stage": getattr(self, "_optimiser_stage", None),
             "done": self.done,
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "torch_rng": torch.get_rng_state(),
+            "seconds": self.seconds,
         }
         partial = self._state_file.with_suffix(".tmp")
         torch.save(state, partial)
         partial.replace(self._state_file)
         (self.out / "log.json").write_text(json.dumps(self._card(), indent=1))
+        self.write()
 
     def resume(self) -> None:
         """Continue from the saved state. Raises ConfigurationError if it is of other settings."""
@@ -200,7 +267,7 @@ class Trainer:
             return
         state = torch.load(self._state_file, map_location=self.device, weights_only=True)
         saved, present = json.loads(state["config"]), json.loads(json.dumps(asdict(self.config)))
-        for free in ("device", "threads", "save_seconds", "bf16"):
+        for free in ("device", "threads", "processes", "save_seconds", "bf16", "minutes"):
             saved.pop(free), present.pop(free)
         if saved != present:
             changed = [key for key in present if saved.get(key) != present[key]]
@@ -209,11 +276,9 @@ class Trainer:
                 "choose another output directory, or delete it"
             )
         self.network.load_state_dict(state["network"])
-        self.done = state["done"]
+        self.done, self.seconds = state["done"], state["seconds"]
         if state["optimiser"] is not None:
             self._ready_optimiser(state["stage"]).load_state_dict(state["optimiser"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        torch.set_rng_state(state["torch_rng"].cpu())
         log = self.out / "log.json"
         if log.is_file():
             self.log = json.loads(log.read_text())["log"]
@@ -224,11 +289,12 @@ class Trainer:
         write_checkpoint(
             self.out / "checkpoint",
             self.network.model,
-            self.tokenizer.to_str(),
+            self.tokenizer_json,
             self.statistics,
             card,
             seed=self.config.seed,
         )
+        torch.save(auxiliary_heads(self.network), self.out / "checkpoint" / HEADS_FILE)
 
     def _card(self) -> dict[str, Any]:
         seeds = self.data.seed
@@ -247,6 +313,22 @@ class Trainer:
             "commit": _commit(),
             "log": self.log,
         }
+
+
+def train(
+    config: TrainConfig, out: Path, report: Callable[[Progress], None] = lambda progress: None
+) -> None:
+    """Train, in one process or several; ``report`` is called in this one."""
+    if config.processes == 1:
+        Trainer(config, out).run(report)
+    else:
+        run_processes(config.processes, partial(_train_part, config, out), report)
+
+
+def _train_part(
+    config: TrainConfig, out: Path, rank: int, report: Callable[[Progress], None]
+) -> None:
+    Trainer(config, out, rank).run(report)
 
 
 def _named(losses: Losses) -> dict[str, torch.Tensor]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.training.optimiser import OPTIMISERS
 from specprune_ros.training.train import Progress as State
-from specprune_ros.training.train import TrainConfig, Trainer
+from specprune_ros.training.train import TrainConfig, train
 from specprune_ros.vla.openvla_oft.tiny import Size
 
 
@@ -20,7 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, default=224, choices=(112, 224))
     parser.add_argument("--samples", type=int, default=1_500_000, help="training samples in all")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--optimiser", default="adamw", choices=OPTIMISERS)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--vision-share", type=float, default=TrainConfig.vision_share,
+        help="share of the run that trains the towers alone, before the rest",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=0.0,
+        help="end after so long, the schedule following the clock (0: after --samples)",
+    )
+    parser.add_argument(
+        "--init", default="", metavar="DIR",
+        help="trained checkpoint to start from; resolution and decoder layers may differ",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes that share every batch (CPU)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
@@ -41,6 +58,11 @@ def run(args: argparse.Namespace) -> int:
         image_size=args.image_size,
         samples=args.samples,
         batch=args.batch,
+        optimiser=args.optimiser,
+        vision_share=args.vision_share,
+        minutes=args.minutes,
+        init=args.init,
+        processes=args.processes,
         learning_rate=args.learning_rate,
         bf16=args.bf16,
         device=args.device,
@@ -48,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         size=_size(args.size),
     )
-    trainer = Trainer(config, args.out)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             note = f"{losses}  {state.rate:.0f}/s"
             progress.update(bar, completed=state.done, description=state.stage, note=note)
 
-        trainer.run(show)
+        train(config, args.out, show)
     return 0
 
 

@@ -15,16 +15,8 @@ from specprune_ros.training.data import Demonstrations
 from specprune_ros.training.train import TrainConfig, Trainer
 from specprune_ros.vla.openvla_oft.tiny import Size
 
-COLLECT = CollectConfig(episodes=4, every=12, shard_episodes=1)
+COLLECT = CollectConfig(episodes=4, every=12, shard_episodes=1)  # as in conftest.py
 SMALL = Size(hidden=32, mlp=64, layers=4, heads=2, vit_width=16, vit_depth=2, vit_heads=2)
-
-
-@pytest.fixture(scope="module")
-def demos(tmp_path_factory):
-    """Four episodes of the expert under disturbances, the second of which fails."""
-    directory = tmp_path_factory.mktemp("demos")
-    assert list(collect(COLLECT, directory)) == [(n, 4) for n in range(5)]
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +71,8 @@ def test_entities_lie_where_the_pictures_show_them(demos):
     data = Demonstrations([demos], 224)
     red = data.entities.index("red")
     seen = 0
-    for image, pixel in zip(data.images[:, 0], data.pixels[:, 0, red]):
+    images = data.pictures.gather(np.arange(len(data.seed)))[:, 0]
+    for image, pixel in zip(images, data.pixels[:, 0, red]):
         if np.isfinite(pixel).all() and (pixel > 4).all() and (pixel < 220).all():
             column, row = np.rint(pixel).astype(int)
             patch = image[row - 1 : row + 2, column - 1 : column + 2].reshape(-1, 3).mean(0)
@@ -104,7 +97,7 @@ def test_checkpoint_gives_what_was_trained(trained, demos):
         _, expected = trainer.network(trainer.batches.make(labels), augment=False)
     for label, wanted in zip(labels, expected.numpy()):
         sample = data.label_sample[label]
-        images = dict(zip(("primary", "wrist"), data.images[sample]))
+        images = dict(zip(("primary", "wrist"), data.pictures.gather([sample])[0]))
         text = data.instructions[data.label_task[label]]
         policy.new_episode()
         chunk = policy.predict(Observation(images, text, data.proprio[sample]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .shapes import Colour, Shape, Vector
 
@@ -118,7 +119,7 @@ class TabletopSpec:
     agentview: Camera = Camera((1.20, 0.0, 0.66), (0.46, 0.0, 0.11), 40.0)
     look: Look = field(default_factory=Look)
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Every task of the suite, colour by colour within each destination."""
         return tuple(
