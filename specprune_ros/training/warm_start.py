@@ -116,5 +116,5 @@ def _resampled(table: torch.Tensor, count: int) -> torch.Tensor:
         return table
     old, new = round(table.shape[1] ** 0.5), round(count**0.5)
     grid = table.transpose(1, 2).unflatten(2, (old, old))
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    grid = F.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False)
     return grid.flatten(2).transpose(1, 2)

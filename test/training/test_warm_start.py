@@ -84,7 +84,7 @@ def test_a_resampled_table_keeps_its_slopes():
     fine = (torch.arange(16.0) + 0.5) / 16
     wanted = torch.stack(torch.meshgrid(fine, 2 * fine, indexing="ij"), -1)
     got = _resampled(plane, 256).view(16, 16, 2)
-    torch.testing.assert_close(got[4:-4, 4:-4], wanted[4:-4, 4:-4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(got[1:-1, 1:-1], wanted[1:-1, 1:-1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 8), (3, 8), (4, 4), (2, 6), (5, 6), (1, 3)])
