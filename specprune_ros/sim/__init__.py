@@ -6,7 +6,8 @@ import os
 
 from ..errors import ConfigurationError, SimulatorError
 from .base import SimObservation, Simulator
-from .libero import suites as libero
+from .libero.suites import BASE_FRAME as LIBERO_FRAME
+from .libero.suites import SUITES as LIBERO_SUITES
 from .tabletop import panda
 from .tabletop.suites import SUITES
 
@@ -15,12 +16,12 @@ __all__ = ["SimObservation", "Simulator", "base_frame", "make_simulator", "suite
 
 def suite_names() -> tuple[str, ...]:
     """Names of the suites that :func:`make_simulator` knows."""
-    return (*SUITES, *libero.SUITES)
+    return (*SUITES, *LIBERO_SUITES)
 
 
 def base_frame(suite: str) -> str:
     """The link that poses of a suite refer to, known before it is built."""
-    return libero.BASE_FRAME if suite in libero.SUITES else panda.BASE_FRAME
+    return LIBERO_FRAME if suite in LIBERO_SUITES else panda.BASE_FRAME
 
 
 def make_simulator(suite: str, render_size: int = 256, view: bool = False) -> Simulator:
@@ -33,7 +34,7 @@ def make_simulator(suite: str, render_size: int = 256, view: bool = False) -> Si
     """
     if suite not in suite_names():
         raise ConfigurationError(f"unknown suite {suite!r}; known: {', '.join(suite_names())}")
-    if suite in libero.SUITES:
+    if suite in LIBERO_SUITES:
         from .libero import make_libero
 
         return make_libero(suite, render_size, view)

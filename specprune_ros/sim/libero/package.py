@@ -148,7 +148,9 @@ def _check_versions() -> str:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             if name in ("robosuite", "mujoco"):
-                raise SimulatorError(f"LIBERO needs {name}, not installed here: {INSTALL}") from None
+                raise SimulatorError(
+                    f"LIBERO needs {name}, which is not installed here: {INSTALL}"
+                ) from None
     if _numbers(found["mujoco"]) >= _MUJOCO_BELOW:
         raise SimulatorError(
             f"mujoco {found['mujoco']} is here, and LIBERO's robosuite cannot build a world with "

@@ -170,7 +170,8 @@ class RemoteLibero:
             if not self._connection.poll(_PATIENCE):
                 self._process.kill()
                 raise SimulatorError(
-                    f"LIBERO's process gave no answer for {_PATIENCE:g} s and was ended. {self._tail()}"
+                    f"LIBERO's process gave no answer for {_PATIENCE:g} s and was ended. "
+                    f"{self._tail()}"
                 )
             fields, arrays = wire.receive(self._connection)
         except (EOFError, OSError):
