@@ -19,11 +19,12 @@ from specprune_ros.sim.libero import SUITES
 SOURCE = "arXiv 2509.05614v1, Table 1: OpenVLA-OFT 7B on an NVIDIA A800"
 COLUMNS = {"libero_spatial": "Spatial", "libero_object": "Object", "libero_goal": "Goal",
            "libero_10": "Long"}
-HEADS = ("method", "figures", *COLUMNS.values(), "average", "speed-up", "FLOPs")
+HEADS = ("method", "", *COLUMNS.values(), "mean", "speed", "FLOPs")
 LEGEND = (
-    f"success % / ms per query (speed-up). off: OpenVLA-OFT itself. paper: {SOURCE}. ours: median latency of a complete "
-    "query on the machine of the run; FLOPs of the decoder over dense, means over the suites; n "
-    "where it is not 500; the average needs all four suites. Untrained checkpoints are left out."
+    f"Success % / ms per query (speed-up). off: OpenVLA-OFT itself. paper: {SOURCE}. ours: median "
+    "latency of a complete query on the machine of the run; FLOPs of the decoder over dense; means "
+    "over the suites, of success only where all four are there; n where it is not 500. Untrained "
+    "checkpoints are left out."
 )
 _PROTOCOL = 500  # episodes of a suite in the paper's protocol
 
@@ -40,7 +41,7 @@ class Cell:
     def __str__(self) -> str:
         faster = "" if self.speedup is None else f" ({self.speedup:.2f}x)"
         n = "" if self.episodes == _PROTOCOL else f", n={self.episodes}"
-        return f"{self.success:.1f} / {self.latency:.3g}{faster}{n}"
+        return f"{self.success:.1f}/{self.latency:.3g}{faster}{n}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
     """For the terminal."""
     shown = Table(title="LIBERO, layout of the paper", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, head in enumerate(HEADS):
-        shown.add_column(head, no_wrap=number not in range(2, 2 + len(COLUMNS)))
+        suite = number in range(2, 2 + len(COLUMNS))
+        shown.add_column(head, no_wrap=not suite, min_width=9 if suite else None)
     for row in paper_rows(documents):
         shown.add_row(*row)
     return shown
