@@ -132,7 +132,7 @@ def paper_rows(documents: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
     """For the terminal."""
-    shown = Table(title="LIBERO, layout of the paper", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(title="LIBERO, layout of the paper", box=box.SIMPLE_HEAD, padding=0)
     for number, head in enumerate(HEADS):
         suite = number in range(2, 2 + len(COLUMNS))
         shown.add_column(head, no_wrap=not suite, min_width=9 if suite else None)
