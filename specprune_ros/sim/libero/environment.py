@@ -19,7 +19,7 @@ from .arm import BASE_JOINTS, JOINT_NAMES, check_arm
 from .cameras import DeferredCameras
 from .init_states import read_init_states
 from .package import DOWNLOAD, LiberoPackage, LiberoTask
-from .resets import ResetStream
+from .resets import ResetStream, build
 from .suites import WAIT_STEPS
 
 _WAIT_ACTION = [0.0] * 6 + [OPEN]
@@ -46,10 +46,10 @@ class TaskEnvironment:
                     f"robosuite's IMAGE_CONVENTION is '{macros.IMAGE_CONVENTION}', and LIBERO's "
                     "data was made with 'opengl': set it back in robosuite's macros_private.py"
                 )
-            self._env = envs.OffScreenRenderEnv(
+            self._env = build(lambda: envs.OffScreenRenderEnv(
                 bddl_file_name=str(task.bddl_file),
                 camera_heights=render_size, camera_widths=render_size,
-            )
+            ), errors.RandomizationError)
         self._resets = ResetStream(self._env.env, errors.RandomizationError)
         self._cameras = DeferredCameras(self._env.env)
 

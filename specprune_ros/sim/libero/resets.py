@@ -33,6 +33,18 @@ class _Start:
     loads: int
 
 
+def build(make: Callable[[], Any], failure: type[Exception]) -> Any:
+    """An environment. Building it resets it once, and that, too, may find no place for things."""
+    with _numpy_generator():
+        np.random.seed(ENV_SEED)  # so that whether it is built does not depend on chance
+        for _ in range(ATTEMPTS):
+            try:
+                return make()
+            except failure:
+                continue
+    raise _no_place()
+
+
 class ResetStream:
     """Resets of the environment of one task, just built. env: the one inside LIBERO's wrapper.
 
@@ -67,9 +79,7 @@ class ResetStream:
                     return _Start(np.random.get_state(), loads + 1)
                 except self._failure:
                     loads += 1
-        raise SimulatorError(
-            f"LIBERO found no place for the things of this task in {ATTEMPTS} attempts"
-        )
+        raise _no_place()
 
     def _draw(self) -> None:
         """The draws of a reset, on the scene that is there, put back to how it is loaded."""
@@ -83,6 +93,12 @@ class ResetStream:
         env.sim.reset()
         env.sim.forward()
         env._reset_internal()
+
+
+def _no_place() -> SimulatorError:
+    return SimulatorError(
+        f"LIBERO found no place for the things of this task in {ATTEMPTS} attempts"
+    )
 
 
 @contextmanager
