@@ -21,7 +21,7 @@ DEMO_ARGS ?=
 INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg \
     $(wildcard msg/*.msg cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
 
-.PHONY: demo test test-all test-gpu train lint venv render clean distclean help
+.PHONY: demo test test-all test-gpu test-libero train lint venv render clean distclean help
 .DEFAULT_GOAL := help
 
 demo: venv render  ## simulated arm driven over ROS 2 by a pruned policy; VIEW=1 shows the scene
@@ -35,6 +35,9 @@ test-all: venv render  ## the slow tests as well
 
 test-gpu: venv render  ## the tests that need a CUDA device
 	$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+test-libero: venv render  ## the tests with LIBERO itself (docs/libero.md)
+	$(PYTEST) -m libero $(PYTEST_ARGS)
 
 train: venv render  ## train models/specprune-tabletop anew; DEVICE=cuda, LOW= DEEP= FULL= minutes
 	scripts/train_tabletop.sh
@@ -60,4 +63,4 @@ distclean: clean  ## remove .venv as well
 	rm -rf $(VENV)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -224,6 +224,7 @@ setup(
         'ros': ROS_KILTED,
         'ros-jazzy': ROS_JAZZY,
         'ray': ['ray~=2.40'],  # specprune eval --engine ray
+        'libero': ['hf-libero==0.1.4', 'mujoco<3.9'],  # suites libero_*; docs/libero.md
         'test': [
             'pytest>=8,<10',
             'pytest-timeout~=2.3',

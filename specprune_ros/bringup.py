@@ -241,12 +241,17 @@ def launch_nodes(values: Mapping[str, str | None], *, sim: bool = True,
                  ) -> list[tuple[NodeSpec, dict[str, object]]]:
     """The nodes to start, each with the parameters that win over the parameter file.
 
-    values: of ARGUMENTS, by name. sim: with the simulated world. use_sim_time: None follows sim.
-    ConfigurationError for a namespace that ROS would refuse.
+    values: of ARGUMENTS, by name. sim: with the simulated world; a suite that is named decides
+    vla_node's base_frame. use_sim_time: None follows sim. ConfigurationError for a namespace that
+    ROS would refuse.
     """
+    from .sim import base_frame
+
     check_namespace(namespace)
     use_sim_time = sim if use_sim_time is None else use_sim_time
     by_node = node_parameters(values)
+    if sim and values.get("suite"):
+        by_node["vla_node"]["base_frame"] = base_frame(values["suite"])
     result = []
     for spec in NODES:
         if spec.simulation and not sim:

@@ -1,4 +1,4 @@
-"""launch/vla.launch.py against the table of nodes, with a stand-in for ROS's launch.
+"""The launch files against the table of nodes, with a stand-in for ROS's launch.
 
 Where the real launch is installed, its own classes read the file too.
 """
@@ -12,8 +12,11 @@ import pytest
 from specprune_ros.bringup import ARGUMENTS, LOG_LEVELS, NODES, fastdds_variable
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.share import share_dir
+from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
+from specprune_ros.sim.libero.suites import SUITES as LIBERO_SUITES
 
 LAUNCH_FILE = share_dir() / "launch" / "vla.launch.py"
+LIBERO_FILE = share_dir() / "launch" / "libero.launch.py"
 
 
 class Recorded:
@@ -55,18 +58,33 @@ class FindPackageShare(Recorded):
     pass
 
 
+class IncludeLaunchDescription(Recorded):
+    pass
+
+
+class PythonLaunchDescriptionSource(Recorded):
+    pass
+
+
+class EnvironmentVariable(Recorded):
+    pass
+
+
 class LaunchConfiguration(Recorded):
     def perform(self, context):
         return context[self.args[0]]
 
 
 @pytest.fixture
-def launch_file(monkeypatch):
-    """The launch file as a module, over the stand-ins."""
+def stand_ins(monkeypatch):
+    """What the launch files import of ROS."""
     for name, members in {
             "launch": [LaunchDescription],
-            "launch.actions": [DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable],
-            "launch.substitutions": [LaunchConfiguration, PathJoinSubstitution],
+            "launch.actions": [DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction,
+                               SetEnvironmentVariable],
+            "launch.launch_description_sources": [PythonLaunchDescriptionSource],
+            "launch.substitutions": [EnvironmentVariable, LaunchConfiguration,
+                                     PathJoinSubstitution],
             "launch_ros": [],
             "launch_ros.actions": [Node],
             "launch_ros.parameter_descriptions": [ParameterValue],
@@ -74,6 +92,11 @@ def launch_file(monkeypatch):
         module = ModuleType(name)
         vars(module).update({member.__name__: member for member in members})
         monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def launch_file(stand_ins):
+    """The launch file of the nodes as a module, over the stand-ins."""
     return load(LAUNCH_FILE)
 
 
@@ -185,12 +208,43 @@ def test_a_namespace_that_ros_refuses_starts_nothing(launch_file):
         start(launch_file, namespace="a b")
 
 
-def test_real_launch_reads_the_file():
+def test_a_suite_decides_the_frame_of_the_policy(launch_file):
+    """LIBERO's poses are those in the world, whatever the parameter file says."""
+    def frame(suite):
+        return settings(start(launch_file, suite=suite)["vla_node"]).get("base_frame")
+
+    assert frame("") is None
+    assert frame("libero_goal") == "world"
+    assert frame("tabletop_hard") == "panda_link0"
+
+
+def test_libero_is_the_launch_file_of_the_nodes_with_a_suite(stand_ins):
+    actions = load(LIBERO_FILE).generate_launch_description().args[0]
+    declared = {a.args[0]: a.kwargs for a in actions if isinstance(a, DeclareLaunchArgument)}
+    assert set(declared) == {"suite", "libero_python"}
+    assert all(keywords["description"] for keywords in declared.values())
+    assert declared["suite"]["choices"] == list(LIBERO_SUITES)
+    assert declared["suite"]["default_value"] in LIBERO_SUITES
+    default = declared["libero_python"]["default_value"]
+    assert default.args == (PYTHON_VARIABLE,) and default.kwargs == {"default_value": ""}
+    (variable,) = [a for a in actions if isinstance(a, SetEnvironmentVariable)]
+    assert variable.args[0] == PYTHON_VARIABLE
+    assert variable.args[1].args == ("libero_python",)
+    (included,) = [a for a in actions if isinstance(a, IncludeLaunchDescription)]
+    share, *parts = included.args[0].args[0].args[0]
+    assert share.args == ("specprune_ros",) and share_dir().joinpath(*parts) == LAUNCH_FILE
+    ((name, value),) = included.kwargs["launch_arguments"]
+    assert (name, value.args) == ("suite", ("suite",))
+    assert actions.index(variable) < actions.index(included)
+
+
+@pytest.mark.parametrize("path", [LAUNCH_FILE, LIBERO_FILE], ids=lambda path: path.name)
+def test_real_launch_reads_the_file(path):
     launch = pytest.importorskip("launch")
     if not hasattr(launch, "LaunchDescription"):
         pytest.skip("the module launch is not ROS's")
     pytest.importorskip("launch_ros.actions")
-    description = load(LAUNCH_FILE).generate_launch_description()
+    description = load(path).generate_launch_description()
     names = {argument.name for argument in description.get_launch_arguments()}
-    assert {argument.name for argument in ARGUMENTS} < names
+    assert names > ({"libero_python"} if path == LIBERO_FILE else {a.name for a in ARGUMENTS})
 

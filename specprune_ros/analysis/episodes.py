@@ -24,6 +24,9 @@ class Actor(Protocol):
     def start(self, simulator: Simulator) -> None:
         """A new episode begins."""
 
+    def wants_images(self) -> bool:
+        """Whether the next ``act`` does something with the images of its observation."""
+
     def act(self, simulator: Simulator, observation: SimObservation) -> np.ndarray:
         """Action [7] in the environment's convention for this control period."""
 
@@ -42,6 +45,9 @@ class ExpertActor:
                 f"suite '{simulator.suite}' has no scripted expert: use --actor policy"
             )
         self._expert = ScriptedExpert()
+
+    def wants_images(self) -> bool:
+        return False
 
     def act(self, simulator: Simulator, observation: SimObservation) -> np.ndarray:
         return self._expert.act(simulator)
@@ -75,10 +81,14 @@ class PolicyActor:
         self.cpu_ms: list[float] = []
         self.wall_ms: list[float] = []
 
+    def wants_images(self) -> bool:
+        """At queries, and in between for methods that compare frames."""
+        return not self._queue or getattr(self._policy.pruner, "looks_back", True)
+
     def act(self, simulator: Simulator, observation: SimObservation) -> np.ndarray:
         if self._queue:
             self._policy.observe(
-                observation.images, observation.stamp, observation.ee_twist, self._episode
+                observation.images or None, observation.stamp, observation.ee_twist, self._episode
             )
         else:
             proprio = observation.proprio if self._policy.uses_proprio else None
@@ -110,14 +120,18 @@ def play(
     seed: int,
     task: int | None = None,
     max_steps: int | None = None,
+    all_images: bool = True,
 ) -> Iterator[Step]:
-    """One episode from the initial state ``seed``, at most ``max_steps`` (default: the suite's)."""
+    """One episode from the initial state ``seed``, at most ``max_steps`` (default: the suite's).
+
+    all_images: False renders only what the actor looks at, which changes nothing but the time.
+    """
     observation = simulator.reset(task, seed)
     actor.start(simulator)
     limit = simulator.max_steps if max_steps is None else max_steps
     for number in range(limit):
         if number:
-            observation = simulator.observe()
+            observation = simulator.observe(render=all_images or actor.wants_images())
         action = actor.act(simulator, observation)
         success = simulator.step(action)
         yield Step(observation, np.asarray(action, np.float64), success)
@@ -191,7 +205,8 @@ def closed_loop(
     actor = PolicyActor(policy)
     for number in range(episodes):
         steps = list(
-            _without_pictures(play(simulator, actor, seed + number, max_steps=max_steps))
+            _without_pictures(play(simulator, actor, seed + number, max_steps=max_steps,
+                                   all_images=False))
         )
         found.successes.append(steps[-1])
         found.steps.append(len(steps))

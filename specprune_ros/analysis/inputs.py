@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from specprune_ros.analysis.synthetic import KINDS, synthetic_recording
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import Policy, load_policy
 from specprune_ros.share import share_dir
+from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
+from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
 
 _log = logging.getLogger(__name__)
 DEFAULT_CHECKPOINT = "models/specprune-tiny"
@@ -47,6 +50,27 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unnorm-key", metavar="KEY", help="data set whose statistics are used")
     group.add_argument("--chunk-length", type=_positive, default=8, metavar="C",
                        help="actions per query that the checkpoint was trained for")
+
+
+def add_libero_argument(parser: argparse.ArgumentParser) -> None:
+    """--libero-python; :func:`use_libero_python` puts it into force."""
+    parser.add_argument("--libero-python", metavar="PATH",
+                        help="python of an environment that has LIBERO, for suites libero_* "
+                        f"(without it: ${PYTHON_VARIABLE}, or this environment)")
+
+
+def use_libero_python(args: argparse.Namespace) -> None:
+    """Have LIBERO's suites, here and in processes started from here, use --libero-python.
+
+    Raises ConfigurationError where it would have no effect.
+    """
+    if args.libero_python is None:
+        return
+    if args.suite not in LIBERO_SUITES:
+        raise ConfigurationError(
+            f"--libero-python would have no effect on suite '{args.suite}': leave it out"
+        )
+    os.environ[PYTHON_VARIABLE] = args.libero_python
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -5,7 +5,12 @@ import argparse
 from pathlib import Path
 
 from specprune_ros.analysis.episodes import Actor, ExpertActor, PolicyActor, record_episode
-from specprune_ros.analysis.inputs import add_checkpoint_arguments, load_dense
+from specprune_ros.analysis.inputs import (
+    add_checkpoint_arguments,
+    add_libero_argument,
+    load_dense,
+    use_libero_python,
+)
 from specprune_ros.analysis.output import progress_bar, say_written
 from specprune_ros.analysis.recording import Recording
 from specprune_ros.analysis.synthetic import KINDS, synthetic_recording
@@ -39,13 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actor", choices=("expert", "policy"), default="expert", help="who acts")
     parser.add_argument("--pruning", default="off", metavar="METHOD",
                         help="pruning method of --actor policy")
+    add_libero_argument(parser)
     add_checkpoint_arguments(parser)
 
 
 def refuse_without_effect(args: argparse.Namespace) -> None:
     """Raise ConfigurationError for options that would change nothing in what is recorded."""
     if args.synthetic is not None:
-        names, reason = ("task", "actor", *_OF_A_POLICY), "--synthetic needs no actor and no task"
+        names = ("task", "actor", "libero_python", *_OF_A_POLICY)
+        reason = "--synthetic needs no actor, task or simulator"
     elif args.actor == "expert":
         names, reason = _OF_A_POLICY, "the expert acts (--actor policy asks for a policy)"
     else:
@@ -78,6 +85,7 @@ def _synthetic(args: argparse.Namespace) -> list[Path]:
 
 
 def _simulated(args: argparse.Namespace) -> list[Path]:
+    use_libero_python(args)
     simulator = make_simulator(args.suite, render_size=args.size)
     written = []
     try:

@@ -77,6 +77,7 @@ class Worker:
         settings.verify()
         self.settings = settings
         self.simulator: Simulator = make_simulator(settings.suite, settings.render_size)
+        settings.verify_simulator(self.simulator)
         self.dense = load_policy(
             settings.checkpoint,
             device=settings.device,
@@ -119,7 +120,8 @@ class Worker:
         world = self._world(job.arm)
         actions, queries_at, success = [], [], False
         began = time.perf_counter()
-        for step in play(world, actor, job.init_state, job.task, self.settings.max_steps):
+        for step in play(world, actor, job.init_state, job.task, self.settings.max_steps,
+                         all_images=False):
             if len(actor.chunks) > len(queries_at):
                 queries_at.append(len(actions))
             actions.append(step.action)

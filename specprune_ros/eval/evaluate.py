@@ -21,6 +21,7 @@ from specprune_ros.eval.episode import Arm, Job, Record
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.methods import COPIES, DEFAULT, copied_counts
 from specprune_ros.eval.settings import EvalSettings
+from specprune_ros.sim.base import numbered_episode
 
 #: Called after each episode with how many are done, how many there are, and the record.
 Report = Callable[[int, int, Record], None]
@@ -29,16 +30,18 @@ Report = Callable[[int, int, Record], None]
 class Evaluation:
     """Arms over initial states, from the log where they are there already.
 
-    tasks: of the suite; episode i has task i % tasks and initial state first_seed + i. queries:
-    most that an episode can have.
+    tasks: of the suite; episode i has task i % tasks and initial state first_seed + i. trials: if
+    given, initial states of each task; episode i is then the one numbered first_seed + i
+    (``sim.base.numbered_episode``). queries: most that an episode can have.
     """
 
     def __init__(
-        self, settings: EvalSettings, engine: Engine, log: EpisodeLog, tasks: int, queries: int
+        self, settings: EvalSettings, engine: Engine, log: EpisodeLog, tasks: int, queries: int,
+        trials: int | None = None,
     ) -> None:
         self.settings = settings
         self._engine, self._log = engine, log
-        self._tasks, self._queries = tasks, queries
+        self._tasks, self._queries, self._trials = tasks, queries, trials
 
     def run(
         self, arms: Sequence[Arm], first_seed: int, episodes: int,
@@ -51,8 +54,8 @@ class Evaluation:
         """
         arms = with_references(arms)
         jobs = [
-            Job(arm, index % self._tasks, first_seed + index)
-            for index in range(episodes)
+            Job(arm, task, init_state)
+            for index, (task, init_state) in enumerate(self._episodes(first_seed, episodes))
             # Forward and backward, so that no method always comes first.
             for arm in (arms if index % 2 == 0 else arms[::-1])
         ]
@@ -63,6 +66,16 @@ class Evaluation:
             if record is not None:
                 found[job.arm].append(record)
         return {arm: _available(records) for arm, records in found.items()}
+
+    def _episodes(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Task and initial state of each episode, in the order of play."""
+        if self._trials is None:
+            return [(index % self._tasks, first + index) for index in range(count)]
+        # Task by task, since another task is another scene to build.
+        return sorted(
+            numbered_episode(number, self._tasks, self._trials, self.settings.suite)
+            for number in range(first, first + count)
+        )
 
     def _play(self, jobs: list[Job], report: Report) -> None:
         gone = {  # arms that are not available

@@ -5,13 +5,18 @@ import argparse
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from specprune_ros.analysis.inputs import add_checkpoint_arguments, checkpoint_path
+from specprune_ros.analysis.inputs import (
+    add_checkpoint_arguments,
+    add_libero_argument,
+    checkpoint_path,
+    use_libero_python,
+)
 from specprune_ros.analysis.output import UNTRAINED, provenance, say_written, write_json
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.eval.curve import budget_arms, calibrate, curve
@@ -21,6 +26,8 @@ from specprune_ros.eval.evaluate import Evaluation, progress_bar, with_reference
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.match import Match, parse_targets
 from specprune_ros.eval.methods import DEFAULT, DENSE, VIEWS, parse_methods
+from specprune_ros.eval.paper import LEGEND as PAPER_LEGEND
+from specprune_ros.eval.paper import paper_table
 from specprune_ros.eval.plots import draw
 from specprune_ros.eval.report import LEGEND, table, write_html
 from specprune_ros.eval.settings import (
@@ -28,10 +35,13 @@ from specprune_ros.eval.settings import (
     EvalSettings,
     check_seeds,
     in_tuning_range,
+    simulator_versions,
 )
 from specprune_ros.eval.summary import compare, summarize_all
 from specprune_ros.eval.worlds import Perturbation
 from specprune_ros.sim import make_simulator, suite_names
+from specprune_ros.sim.base import numbered_episode
+from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
 from specprune_ros.vla.openvla_oft.files import read_checkpoint_files
 
 
@@ -76,25 +86,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "cores). More than one share the cores, which shows in the latencies")
     group.add_argument("--threads", type=int, default=1, metavar="N",
                        help="threads of the numerics per episode")
+    add_libero_argument(group)
     add_checkpoint_arguments(parser)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the arguments ask for. tasks, queries: of the suite, and most per episode."""
+    """What the arguments ask for. tasks, trials: of the suite. queries: most per episode."""
 
     settings: EvalSettings
     methods: list[str]
     perturbations: list[Perturbation]
     targets: list[float]
     tasks: int
+    trials: int | None
     queries: int
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Plan:
         """Raises ConfigurationError or CheckpointError for what cannot be run."""
+        use_libero_python(args)
         methods, targets = parse_methods(args.methods), []
         check_seeds(args.seed, args.episodes)
+        if args.match_flops and args.suite in LIBERO_SUITES:
+            raise ConfigurationError(
+                f"--match-flops tunes on initial states of its own, and those of {args.suite} are "
+                "all for results: leave it out"
+            )
         if args.match_flops:
             targets = parse_targets(args.match_flops)
             check_seeds(TUNING_SEEDS.start, args.calibration_episodes, "calibration")
@@ -116,11 +134,26 @@ class Plan:
             for perturbation in perturbations:
                 perturbation.delay_steps(simulator.control_period)
             steps, tasks = args.max_steps or simulator.max_steps, len(simulator.tasks)
+            trials = simulator.trials
+            if trials is not None:
+                for number in (args.seed, args.seed + args.episodes - 1):
+                    numbered_episode(number, tasks, trials, args.suite)
+            settings = replace(settings, simulator=simulator_versions(simulator),
+                               unnorm_key=_unnorm_key(args))
         finally:
             simulator.close()
         queries = math.ceil(steps / (args.replan or args.chunk_length))
         perturbations = [p for p in perturbations if p != Perturbation()]
-        return cls(settings, [a.method for a in arms], perturbations, targets, tasks, queries)
+        return cls(
+            settings, [a.method for a in arms], perturbations, targets, tasks, trials, queries
+        )
+
+
+def _unnorm_key(args: argparse.Namespace) -> str | None:
+    """The key asked for; without one that of the suite, where the checkpoint has several."""
+    statistics = read_checkpoint_files(checkpoint_path(args)).statistics
+    own = {args.suite, f"{args.suite}_no_noops"} & set(statistics)
+    return args.unnorm_key or (args.suite if own and len(statistics) > 1 else None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,7 +163,9 @@ def run(args: argparse.Namespace) -> int:
     with EpisodeLog(log_path, plan.settings, args.resume) as log:
         engine = make_engine(args.engine, plan.settings, args.workers, args.ray_address)
         try:
-            evaluation = Evaluation(plan.settings, engine, log, plan.tasks, plan.queries)
+            evaluation = Evaluation(
+                plan.settings, engine, log, plan.tasks, plan.queries, plan.trials
+            )
             document = _document(args, plan, card) | _results(args, plan, evaluation)
         finally:
             engine.close()
@@ -146,7 +181,8 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
     settings = plan.settings
     origin = provenance(args, "eval")
     origin["machine"]["threads"]["torch"] = args.threads
-    tuning = in_tuning_range(args.seed, args.episodes)
+    if settings.simulator:
+        origin["versions"]["simulator"] = settings.simulator
     return {
         "suite": args.suite,
         "episodes": args.episodes,
@@ -154,7 +190,7 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
         "n": args.episodes,
         "init_states": {
             "first": args.seed, "last": args.seed + args.episodes - 1,
-            "kind": "for tuning, not for results" if tuning else "held out",
+            "kind": _kind_of_states(args, plan),
         },
         **origin,
         "settings_hash": settings.hash,
@@ -169,6 +205,13 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
             "dtype": args.dtype,
         },
     }
+
+
+def _kind_of_states(args: argparse.Namespace, plan: Plan) -> str:
+    if plan.trials is not None:
+        return f"{plan.trials} of each of {plan.tasks} tasks, as published"
+    tuning = in_tuning_range(args.seed, args.episodes)
+    return "for tuning, not for results" if tuning else "held out"
 
 
 def _results(args: argparse.Namespace, plan: Plan, evaluation: Evaluation) -> dict[str, Any]:
@@ -226,6 +269,9 @@ def _show(document: dict[str, Any]) -> None:
     for condition in document["perturbed"]:
         console.print(table(condition["label"], condition["methods"], condition["paired"]))
     console.print(LEGEND, highlight=False)
+    if document["suite"] in LIBERO_SUITES:
+        console.print(paper_table([document]))
+        console.print(PAPER_LEGEND, highlight=False)
     for name, method in document["methods"].items():
         if "unavailable" in method:
             console.print(f"{name} is not available: {method['unavailable']}", markup=False)

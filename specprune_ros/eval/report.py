@@ -11,6 +11,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from specprune_ros.eval import paper
+from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
+
 HEADS = ("method", "success", "95 %", "diff", "p", "FLOPs", "tokens", "p50 ms", "p95 ms")
 LEGEND = (
     "success: closed loop; 95 %: Wilson interval. diff: from dense, in points, on the same "
@@ -95,6 +98,10 @@ def write_html(path: Path, document: Mapping[str, Any], pictures: Sequence[Path]
                   _html_table(rows(condition["methods"], condition["paired"]))]
     if document.get("curve"):
         parts += ["<h2>At equal FLOPs</h2>", _html_table(point_rows(document["curve"]["points"]))]
+    if document["suite"] in LIBERO_SUITES:
+        parts += ["<h2>In the layout of the paper</h2>",
+                  _html_table(paper.paper_rows([document]), paper.HEADS),
+                  f"<p>{escape(paper.LEGEND)}</p>"]
     for picture in pictures:
         data = base64.b64encode(picture.read_bytes()).decode()
         parts.append(f'<p><img alt="{picture.stem}" src="data:image/png;base64,{data}"></p>')
@@ -110,8 +117,8 @@ def write_html(path: Path, document: Mapping[str, Any], pictures: Sequence[Path]
     return path
 
 
-def _html_table(body: Sequence[Sequence[str]]) -> str:
+def _html_table(body: Sequence[Sequence[str]], heads: Sequence[str] = HEADS) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "\n".join(["<table>", line(HEADS, "th"), *(line(row, "td") for row in body), "</table>"])
+    return "\n".join(["<table>", line(heads, "th"), *(line(row, "td") for row in body), "</table>"])

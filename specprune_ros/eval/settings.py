@@ -11,6 +11,7 @@ from typing import Any
 
 import specprune_ros
 from specprune_ros.errors import CheckpointError, ConfigurationError
+from specprune_ros.sim import Simulator
 from specprune_ros.training.collect import TRAINING_SEEDS
 
 #: Initial states for choosing settings (budgets here): like training's, never for results.
@@ -30,7 +31,8 @@ class EvalSettings:
     seed: initial state of episode 0; episode i starts from seed + i. replan: actions played of
     each chunk (None: all). render_size: edge of the simulator's pictures, px. max_steps: control
     periods per episode (None: the suite's). action_distance: ask a dense policy, too, at each
-    query. checkpoint_hash, code_hash: a worker refuses to work with others.
+    query. simulator: its versions, where it is none of this environment's libraries.
+    checkpoint_hash, code_hash, simulator: a worker refuses to work with others.
     """
 
     suite: str
@@ -47,6 +49,7 @@ class EvalSettings:
     max_steps: int | None = None
     action_distance: bool = False
     threads: int = 1
+    simulator: str = ""
 
     def __post_init__(self) -> None:
         for name in ("replan", "max_steps", "threads"):
@@ -84,6 +87,20 @@ class EvalSettings:
                     f"this worker has another {what} than the evaluation ({found}, not {wanted}): "
                     "give every machine the same"
                 )
+
+
+    def verify_simulator(self, simulator: Simulator) -> None:
+        """Raise ConfigurationError unless this is the simulator of the evaluation."""
+        if (found := simulator_versions(simulator)) != self.simulator:
+            raise ConfigurationError(
+                f"this worker has another simulator than the evaluation ({found}, not "
+                f"{self.simulator}): give every machine the same"
+            )
+
+
+def simulator_versions(simulator: Simulator) -> str:
+    """Versions of a simulator that comes from elsewhere; empty for the embedded ones."""
+    return getattr(simulator, "versions", "")
 
 
 def check_seeds(first: int, count: int, what: str = "evaluation") -> None:

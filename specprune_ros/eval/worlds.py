@@ -183,7 +183,8 @@ class Perturbed(SimulatorView):
         return self._with_joint_noise(seen, step) if self._kinematics is not None else seen
 
     def _with_joint_noise(self, seen: SimObservation, step: int) -> SimObservation:
-        arm = [name in self._kinematics.joint_names for name in seen.joint_names]
+        # In rad: what carries LIBERO's arm moves along axes, and stands still.
+        arm = [name in self._kinematics.rotary_joint_names for name in seen.joint_names]
         now, before = (
             self._draw(_JOINT, s).standard_normal(len(arm)) * arm * self._p.joint_noise
             for s in (step, step - 1)

@@ -99,6 +99,15 @@ class ArmKinematics:
         """The movable joints between base and tool, from the root of the robot outwards."""
         return self._joint_names
 
+    @property
+    def rotary_joint_names(self) -> tuple[str, ...]:
+        """Those of :attr:`joint_names` that turn, whose positions are in rad."""
+        def turns(name: str) -> bool:
+            joint = self._model.joints[self._model.getJointId(name)]
+            return joint.shortname().startswith("JointModelR")
+
+        return tuple(filter(turns, self._joint_names))
+
     def select(self, values: Mapping[str, float], what: str = "position") -> np.ndarray:
         """Values of :attr:`joint_names` as an array [n].
 

@@ -6,25 +6,38 @@ import os
 
 from ..errors import ConfigurationError, SimulatorError
 from .base import SimObservation, Simulator
+from .libero.suites import BASE_FRAME as LIBERO_FRAME
+from .libero.suites import SUITES as LIBERO_SUITES
+from .tabletop import panda
 from .tabletop.suites import SUITES
 
-__all__ = ["SimObservation", "Simulator", "make_simulator", "suite_names"]
+__all__ = ["SimObservation", "Simulator", "base_frame", "make_simulator", "suite_names"]
 
 
 def suite_names() -> tuple[str, ...]:
     """Names of the suites that :func:`make_simulator` knows."""
-    return tuple(SUITES)
+    return (*SUITES, *LIBERO_SUITES)
+
+
+def base_frame(suite: str) -> str:
+    """The link that poses of a suite refer to, known before it is built."""
+    return LIBERO_FRAME if suite in LIBERO_SUITES else panda.BASE_FRAME
 
 
 def make_simulator(suite: str, render_size: int = 256, view: bool = False) -> Simulator:
     """Build the simulator of a suite.
 
-    ``render_size``: edge of the images in pixels. ``view``: open MuJoCo's window too. MuJoCo is
-    imported here, an OpenGL context is made at the first image. Raises ConfigurationError for an
-    unknown suite, SimulatorError if MuJoCo cannot be imported or there is no display to view on.
+    ``render_size``: edge of the images in pixels. ``view``: open MuJoCo's window too (not with
+    LIBERO). MuJoCo is imported here, an OpenGL context is made at the first image. Raises
+    ConfigurationError for an unknown suite, SimulatorError if MuJoCo or LIBERO cannot be used or
+    there is no display to view on.
     """
-    if suite not in SUITES:
-        raise ConfigurationError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
+    if suite not in suite_names():
+        raise ConfigurationError(f"unknown suite {suite!r}; known: {', '.join(suite_names())}")
+    if suite in LIBERO_SUITES:
+        from .libero import make_libero
+
+        return make_libero(suite, render_size, view)
     try:
         importlib.import_module("mujoco")
     # ImportError if it is missing, RuntimeError for a bad MUJOCO_GL, AttributeError from PyOpenGL

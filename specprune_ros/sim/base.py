@@ -11,6 +11,8 @@ from typing import Mapping, Protocol
 
 import numpy as np
 
+from ..errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class SimObservation:
@@ -41,6 +43,7 @@ class Simulator(Protocol):
     base_frame: str
     tool_frame: str
     tasks: tuple[str, ...]  # one instruction per task, or a pattern where the state decides
+    trials: int | None  # initial states of each task; None where any number is a seed
 
     @property
     def instruction(self) -> str: ...
@@ -48,7 +51,9 @@ class Simulator(Protocol):
     def reset(self, task: int | None, init_state: int) -> SimObservation:
         """Start the episode of an initial state (a seed); ``task`` None lets the state choose.
 
-        The wait steps (gripper open, no motion) are done inside.
+        Where each task has ``trials`` states, ``init_state`` is one of them, and without a task
+        the number of an episode (:func:`numbered_episode`). The wait steps (gripper open, no
+        motion) are done inside.
         """
 
     def observe(self, render: bool = True) -> SimObservation: ...
@@ -62,3 +67,17 @@ class Simulator(Protocol):
         """URDF of the arm, with ``base_frame``, ``tool_frame`` and the joint names of observe()."""
 
     def close(self) -> None: ...
+
+
+def numbered_episode(number: int, tasks: int, trials: int, suite: str) -> tuple[int, int]:
+    """Task and trial of episode ``number`` of a suite: the tasks in turn, then the next trial.
+
+    So the first ``tasks * trials`` numbers are every trial of every task, each once. Raises
+    ConfigurationError for any other.
+    """
+    if not 0 <= number < tasks * trials:
+        raise ConfigurationError(
+            f"{suite} has {tasks * trials} episodes, {trials} of each of its {tasks} tasks: they "
+            f"are numbered 0 to {tasks * trials - 1}, and none {number}"
+        )
+    return number % tasks, number // tasks

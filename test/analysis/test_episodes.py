@@ -30,7 +30,7 @@ class FakeWorld:
     instruction = "wait for it"
 
     def __init__(self, lasts: int) -> None:
-        self.lasts, self.actions, self.resets = lasts, [], []
+        self.lasts, self.actions, self.resets, self.rendered = lasts, [], [], []
 
     def reset(self, task, init_state):
         self.resets.append(init_state)
@@ -39,9 +39,12 @@ class FakeWorld:
 
     def observe(self, render=True):
         n = len(self.actions)
+        if render:
+            self.rendered.append(n)
         picture = np.full((32, 32, 3), n, np.uint8)
         proprio = np.array([0.45, 0.0, 0.2, np.pi, 0.0, 0.0, 0.04, -0.04])
-        return SimObservation(n * 0.05, {"primary": picture, "wrist": picture}, proprio, ("j",),
+        images = {"primary": picture, "wrist": picture} if render else {}
+        return SimObservation(n * 0.05, images, proprio, ("j",),
                               np.array([float(n)]), np.zeros(1), np.full(6, 0.1 * n))
 
     def step(self, action):
@@ -94,6 +97,22 @@ def test_policy_plays_its_chunks_and_sees_every_frame(dense):
         np.testing.assert_array_equal(played[start : start + 5], expected[:5])
     stamps = [frame.stamp for frame in actor._episode.state.ring.frames]
     np.testing.assert_allclose(stamps, [0.05 * n for n in range(12)])
+
+
+@pytest.mark.parametrize("method, looked_at", [
+    ("off", [0, 5, 10]), ("fastv", [0, 5, 10]), ("specprune", list(range(12)))])
+def test_images_nobody_looks_at_are_not_rendered_and_change_nothing(dense, method, looked_at):
+    policy, played = dense.with_pruning(method), []
+    for all_images in (True, False):
+        actor, world = PolicyActor(policy, replan=5), FakeWorld(lasts=12)
+        steps = list(play(world, actor, seed=0, all_images=all_images))
+        played.append((np.array([step.action for step in steps]),
+                       [chunk.report.kept_positions for chunk in actor.chunks]))
+        assert world.rendered == (list(range(12)) if all_images else looked_at)
+    np.testing.assert_array_equal(played[0][0], played[1][0])
+    for all_kept, kept in zip(played[0][1], played[1][1]):
+        for a, b in zip(all_kept, kept):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_chunk_cannot_be_played_beyond_its_end(dense):

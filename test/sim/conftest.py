@@ -1,6 +1,7 @@
 import pytest
 
-from specprune_ros.sim import make_simulator, suite_names
+from specprune_ros.sim import make_simulator
+from specprune_ros.sim.tabletop.suites import SUITES
 
 
 @pytest.fixture(scope="module")
@@ -11,9 +12,9 @@ def world():
     simulator.close()
 
 
-@pytest.fixture(scope="module", params=suite_names())
+@pytest.fixture(scope="module", params=SUITES)
 def any_world(request):
-    """Each suite in turn."""
+    """Each suite of the tabletop in turn."""
     simulator = make_simulator(request.param, render_size=64)
     yield simulator
     simulator.close()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from xml.etree import ElementTree as xml
 
 from .panda import LINKS, Link
@@ -62,14 +63,14 @@ def _add_joint(robot: xml.Element, link: Link) -> None:
         )
 
 
-def robot_description() -> str:
+def robot_description(links: Sequence[Link] = LINKS) -> str:
     """The URDF document. It has no inertias: it serves kinematics and display, not dynamics."""
     robot = xml.Element("robot", name="panda")
-    for link in LINKS:
+    for link in links:
         element = xml.SubElement(robot, "link", name=link.name)
         for shape in link.shapes:
             _add_shape(element, shape)
-    for link in LINKS:
+    for link in links:
         if link.parent is not None:
             _add_joint(robot, link)
     xml.indent(robot)

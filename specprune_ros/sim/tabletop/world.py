@@ -81,6 +81,7 @@ class TabletopSimulator:
     control_period = CONTROL_PERIOD
     base_frame = BASE_FRAME
     tool_frame = TOOL_FRAME
+    trials = None
 
     def __init__(self, spec: TabletopSpec, render_size: int = 256, view: bool = False) -> None:
         if not 8 <= render_size <= 2048:
