@@ -70,7 +70,7 @@ class Engine:
         self._faults = faults
         self._lock = lock
         self._callbacks = callbacks
-        self._runner = QueryRunner(policy, settings["pruning"])
+        self._runner = QueryRunner(policy, settings)
         self._active = False
         self._thread = InferenceThread(lock, self._next_job, self._run)
 
