@@ -36,7 +36,7 @@ class FakePolicy:
         self.pruning, self.seed = name, seed
 
     def observe(self, images, stamp, ee_twist=None, episode=None):
-        episode["frames"].append(round(stamp, 6))
+        episode["frames"].append(stamp)
 
     def predict(self, observation, episode=None):
         self.entered.set()

@@ -84,11 +84,12 @@ def test_time_grows_by_one_period_through_every_episode(bench):
     assert bench.finish() == 0
     clock = [nanoseconds(message.clock) for message in bench.policy.clocks]
     assert clock[0] > 0
-    assert np.diff(clock).tolist() == [50_000_000] * (2 * STEPS + 1)
-    assert clock == stamps(bench.policy.statuses)
+    assert np.diff(clock).min() >= 0  # the time of a first observation is published ahead of it
+    assert np.diff(sorted(set(clock))).tolist() == [50_000_000] * (2 * STEPS + 1)
+    assert sorted(set(clock)) == stamps(bench.policy.statuses)
 
 
-def test_episode_starts_with_instruction_then_reset_then_observation(bench):
+def test_episode_starts_with_reset_then_instruction_then_observation(bench):
     bench.policy.on_image = every_eighth
     bench.start(episodes=2, seed=5)
     assert bench.finish() == 0
@@ -98,8 +99,7 @@ def test_episode_starts_with_instruction_then_reset_then_observation(bench):
     assert [events[k][1] for k in order["instruction"]] == [INSTRUCTIONS[1], INSTRUCTIONS[0]]
     for episode in range(2):
         first_image = order["image"][episode * STEPS]
-        assert order["instruction"][episode] < first_image
-        assert order["reset"][episode] < first_image
+        assert order["reset"][episode] < order["instruction"][episode] < first_image
         if episode:
             assert order["image"][episode * STEPS - 1] < order["reset"][episode]
     assert [s.init_state for s in bench.policy.statuses if s.done] == [5, 6]
