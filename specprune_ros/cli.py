@@ -32,7 +32,7 @@ COMMANDS: tuple[Command, ...] = (
             "collect demonstrations of the scripted expert in the embedded simulator"),
     Command("train", "specprune_ros.training.train_command",
             "train a small policy in the published format from demonstrations"),
-    Command("eval", "specprune_ros.eval.command",
+    Command("eval", "specprune_ros.through_ros.command",
             "closed-loop success of pruning methods beside dense, on the same initial states"),
     Command("record-sim", "specprune_ros.analysis.record_sim",
             "record simulated episodes or synthetic streams, one .npz each"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from specprune_ros.analysis.inputs import add_checkpoint_arguments, checkpoint_p
 from specprune_ros.analysis.output import UNTRAINED, provenance, say_written, write_json
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.eval.curve import budget_arms, calibrate, curve
-from specprune_ros.eval.engines import make_engine
-from specprune_ros.eval.episode import Arm, Record
+from specprune_ros.eval.engines import Engine, make_engine
+from specprune_ros.eval.episode import Arm
 from specprune_ros.eval.evaluate import Evaluation, progress_bar, with_references
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.match import Match, parse_targets
 from specprune_ros.eval.methods import DEFAULT, DENSE, VIEWS, parse_methods
 from specprune_ros.eval.plots import draw
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.report import LEGEND, table, write_html
 from specprune_ros.eval.settings import (
     TUNING_SEEDS,
@@ -91,7 +92,7 @@ class Plan:
     queries: int
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Plan:
+    def of(cls, args: argparse.Namespace, through_ros: bool = False) -> Plan:
         """Raises ConfigurationError or CheckpointError for what cannot be run."""
         methods, targets = parse_methods(args.methods), []
         check_seeds(args.seed, args.episodes)
@@ -110,6 +111,7 @@ class Plan:
             args.suite, args.seed, checkpoint_path(args), device=args.device, dtype=args.dtype,
             unnorm_key=args.unnorm_key, chunk_length=args.chunk_length, replan=args.replan,
             max_steps=args.max_steps, action_distance=args.action_distance, threads=args.threads,
+            through_ros=through_ros,
         )
         simulator = make_simulator(args.suite)
         try:
@@ -123,12 +125,18 @@ class Plan:
         return cls(settings, [a.method for a in arms], perturbations, targets, tasks, queries)
 
 
-def run(args: argparse.Namespace) -> int:
-    plan = Plan.of(args)
+def run(
+    args: argparse.Namespace, through_ros: Callable[[EvalSettings], Engine] | None = None
+) -> int:
+    """through_ros: makes the engine that plays the episodes through nodes; None: no nodes."""
+    plan = Plan.of(args, through_ros is not None)
     card = read_checkpoint_files(plan.settings.checkpoint).card
     log_path = args.json.with_name(args.json.stem + ".episodes.jsonl")
     with EpisodeLog(log_path, plan.settings, args.resume) as log:
-        engine = make_engine(args.engine, plan.settings, args.workers, args.ray_address)
+        engine = (
+            make_engine(args.engine, plan.settings, args.workers, args.ray_address)
+            if through_ros is None else through_ros(plan.settings)
+        )
         try:
             evaluation = Evaluation(plan.settings, engine, log, plan.tasks, plan.queries)
             document = _document(args, plan, card) | _results(args, plan, evaluation)
@@ -152,6 +160,7 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
         "episodes": args.episodes,
         "seed": args.seed,
         "n": args.episodes,
+        "through_ros": settings.through_ros,
         "init_states": {
             "first": args.seed, "last": args.seed + args.episodes - 1,
             "kind": "for tuning, not for results" if tuning else "held out",
