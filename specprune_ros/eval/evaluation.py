@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,8 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
     settings = plan.settings
     origin = provenance(args, "eval")
     origin["machine"]["threads"]["torch"] = args.threads
+    if settings.through_ros:
+        origin["versions"]["rclpy"] = version("rclpy")
     tuning = in_tuning_range(args.seed, args.episodes)
     return {
         "suite": args.suite,

@@ -70,9 +70,10 @@ class ThroughRos:
 
     def close(self) -> None:
         """End the processes; the logs stay after an error only."""
+        client, self._client = self._client, None
         try:
-            if self._client is not None:
-                self._client.close()
+            if client is not None:
+                client.close()
         finally:
             self.group.stop()
             if self._lock is not None:

@@ -93,6 +93,7 @@ def test_stats_are_those_of_the_report(bench):
     assert list(stats.kept_static) == [5, 6]
     assert list(stats.dynamic_layers) == [1, 2]
     assert list(stats.kept_after_dynamic) == [4, 5, 3, 2]  # layer by layer, then camera
+    assert list(stats.visual_tokens_per_layer) == [8, 8, 8, 3, 8, 0]  # layer by layer, then camera
     assert list(stats.tokens_per_layer) == [20, 12, 9]
     assert stats.translational_speed == 0.5
     assert stats.rotational_speed == 0.25
@@ -436,11 +437,12 @@ def test_robot_description_from_a_file(ros, tmp_path):
 def test_live_change_is_used_by_the_next_query_and_numbered(bench):
     before, _ = bench.rig.query()
     assert bench.rig.set_parameter("pruning", "off").successful
+    assert bench.rig.set_parameter("pruning_seed", 3).successful
     assert bench.rig.set_parameter("replan_steps", 4).successful
     after, stats = bench.rig.query(periods=4)
-    assert after.parameter_revision == before.parameter_revision + 2
+    assert after.parameter_revision == before.parameter_revision + 3
     assert stats.parameter_revision == after.parameter_revision
-    assert stats.method == "off"
+    assert stats.method == "off" and bench.policy.seed == 3
     assert bench.rig.await_state(VlaStatus.RUNNING).parameter_revision == after.parameter_revision
 
 
