@@ -52,7 +52,7 @@ def played_record(
         "dense_flops": [query.dense_flops for query in queries],
         "fine": [query.fine for query in queries],
         "dense": [query.flops == query.dense_flops for query in queries],
-        "actions": [query.digest for query in queries],
+        "chunk_digests": [query.digest for query in queries],
         **_jumps(_executed(queries, steps), [query.at for query in queries]),
     }
 

@@ -56,17 +56,17 @@ class Measured(SimulatorView):
         self._first_ns = 0
 
     def reset(self, task: int | None, init_state: int) -> SimObservation:
-        seen = super().reset(task, init_state)
-        self._check(seen)
-        return seen
-
-    def _start(self, init_state: int, first: SimObservation) -> None:
+        first = self._inner.reset(task, init_state)
         self._arm.reset()
         self._first_ns = _ns(first.stamp)
-        self._true_proprio = np.asarray(first.proprio, np.float64)
+        seen = self._measured(first)
+        self._check(seen.proprio, np.asarray(first.proprio, np.float64))
+        return seen
 
     def observe(self, render: bool = True) -> SimObservation:
-        seen = self._inner.observe(render)
+        return self._measured(self._inner.observe(render))
+
+    def _measured(self, seen: SimObservation) -> SimObservation:
         stamp_ns = _ns(seen.stamp) - self._first_ns
         arm = self._arm.update(
             stamp_ns, seen.joint_names, seen.joint_positions, seen.joint_velocities
@@ -75,9 +75,8 @@ class Measured(SimulatorView):
             seen, stamp=stamp_ns / NANOSECONDS, proprio=arm.proprio, ee_twist=arm.twist
         )
 
-    def _check(self, seen: SimObservation) -> None:
-        """Raise SimulatorError where the URDF gives another proprio than the simulator."""
-        measured, true = seen.proprio, self._true_proprio
+    def _check(self, measured: np.ndarray, true: np.ndarray) -> None:
+        """Raise SimulatorError where the URDF gives another proprio [8] than the simulator."""
         turn = axis_angle_to_matrix(measured[3:6]).T @ axis_angle_to_matrix(true[3:6])
         angle = float(np.arccos(np.clip((np.trace(turn) - 1.0) / 2.0, -1.0, 1.0)))
         places = np.delete(measured - true, [3, 4, 5])

@@ -65,7 +65,7 @@ class ThroughRos:
         except SpecpruneError as error:
             self._failed = True
             raise ThroughRosError(
-                f"episode {job.key}: {error}\nThe logs of the nodes are in {self.log_dir}. "
+                f"{job.arm.method}, initial state {job.init_state}: {error}\nThe logs of the nodes are in {self.log_dir}. "
                 "Episodes that had ended are kept: --resume goes on from there") from error
 
     def close(self) -> None:

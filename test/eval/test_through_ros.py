@@ -23,6 +23,7 @@ from specprune_ros.through_ros import command
 
 pytest.importorskip("rclpy")
 
+from specprune_ros.ros import planner  # noqa: E402
 from specprune_ros.through_ros.engine import ThroughRos, ThroughRosError  # noqa: E402
 
 ARMS = [Arm("off"), Arm("specprune"), Arm("random_keep")]
@@ -90,7 +91,7 @@ def test_every_episode_is_the_one_in_process(in_process, through_ros):
     assert {record["success"] for record in records} == {True, False}
     assert len({record["steps"] for record in records}) > 1
     assert any(record["steps"] % 8 for record in records if record["success"])
-    digests = [digest for record in records for digest in record["actions"]]
+    digests = [digest for record in records for digest in record["chunk_digests"]]
     assert len(set(digests)) > len(digests) / 2  # the first queries of off and specprune agree
 
 
@@ -135,7 +136,7 @@ def test_a_node_that_dies_is_named_with_its_log(engine, through_ros):
         engine.finished([Job(Arm("off"), 0, 40)])
     killer.join()
     text = str(error.value)
-    assert re.search(r"episode off\|\|0\|40: vla_node \(pid \d+\) was ended by SIGKILL", text)
+    assert re.search(r"off, initial state 40: vla_node \(pid \d+\) was ended by SIGKILL", text)
     log = Path(re.search(r"Full log: (\S+)", text)[1])
     assert log.is_file() and log.parent == engine.log_dir and "--resume" in text
     engine.close()
@@ -173,6 +174,10 @@ def test_what_cannot_go_through_the_nodes_is_refused_with_a_reason(
     monkeypatch.setattr("specprune_ros.bringup.stop_on_sigterm", lambda: None)
     assert run(*SHORT, "--json", tmp_path / "out.json", *changes) == 1
     assert re.search(reason, capsys.readouterr().err)
+
+
+def test_as_many_actions_are_played_as_the_node_keeps_frames():
+    assert command.MAX_REPLAN == planner._READY_SETS
 
 
 def test_without_ros_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
@@ -225,7 +230,6 @@ def test_an_interrupted_run_leaves_nothing_behind_and_is_resumed(tmp_path):
         assert {"p50", "p95"} == set(method["observation_age_ms"]) == set(method["latency_ms"])
         assert method["steps_per_episode"] == 9
     assert document["paired"]["specprune"]["n"] == document["n"]
-    # What it held before the resumption is untouched.
     assert (tmp_path / "out.html").is_file()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from specprune_ros.errors import SimulatorError
+from specprune_ros.eval.worlds import Perturbation, Perturbed
 from specprune_ros.robot.kinematics import ArmKinematics
 from specprune_ros.robot.velocity import TwistEstimator
 from specprune_ros.sim.view import Measured
@@ -53,6 +54,14 @@ def test_looking_twice_changes_nothing(world):
         view.step(action)
         twice = view.observe(render=False), view.observe(render=False)
         np.testing.assert_array_equal(twice[0].ee_twist, twice[1].ee_twist)
+
+
+def test_joint_noise_is_measured_as_it_is_made(world):
+    noisy = Perturbed(world, Perturbation(joint_noise=0.01, obs_delay_ms=100))
+    for made, seen in zip(episode(noisy), episode(Measured(noisy))):
+        np.testing.assert_allclose(seen.proprio, made.proprio, atol=1e-9)
+        np.testing.assert_array_equal(seen.joint_velocities, made.joint_velocities)
+        assert seen.stamp == pytest.approx(made.stamp + 0.1)  # from the first observation on
 
 
 class Moved:
