@@ -65,8 +65,9 @@ class ThroughRos:
         except SpecpruneError as error:
             self._failed = True
             raise ThroughRosError(
-                f"{job.arm.method}, initial state {job.init_state}: {error}\nThe logs of the nodes are in {self.log_dir}. "
-                "Episodes that had ended are kept: --resume goes on from there") from error
+                f"{job.arm.method}, initial state {job.init_state}: {error}\n"
+                f"The logs of the nodes are in {self.log_dir}. Episodes that had ended are kept: "
+                "--resume goes on from there") from error
 
     def close(self) -> None:
         """End the processes; the logs stay after an error only."""
