@@ -23,7 +23,7 @@ from specprune_ros.through_ros import command
 
 pytest.importorskip("rclpy")
 
-from specprune_ros.ros import planner  # noqa: E402
+from specprune_ros.ros import episode_client, planner  # noqa: E402
 from specprune_ros.through_ros.engine import ThroughRos, ThroughRosError  # noqa: E402
 
 ARMS = [Arm("off"), Arm("specprune"), Arm("random_keep")]
@@ -142,6 +142,26 @@ def test_a_node_that_dies_is_named_with_its_log(engine, through_ros):
     engine.close()
     assert [child.popen.poll() is None for child in engine.group.children] == [False, False]
     assert log.is_file()
+
+
+def test_an_interruption_at_the_start_leaves_nothing_behind(tiny_dir, tmp_path, monkeypatch):
+    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    started = []
+
+    def interrupt(*_arguments):
+        started.extend(pid for pid, line in children_of(os.getpid()).items() if "sleeper" in line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(episode_client, "EpisodeClient", interrupt)
+    before = dict(os.environ)
+    with pytest.raises(KeyboardInterrupt):
+        ThroughRos(short_settings(tiny_dir, through_ros=True), patience=1,
+                   modules=dict.fromkeys(("vla_node", "sim_bridge_node"), "sleeper"))
+    assert len(started) == 2 and not set(started) & children_of(os.getpid()).keys()
+    assert dict(os.environ) == before
+    assert not list(tmp_path.glob("specprune_eval_*"))
 
 
 # The command -------------------------------------------------------------------------------
