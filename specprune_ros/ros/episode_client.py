@@ -78,7 +78,7 @@ class EpisodeClient:
         self._statuses: dict[int, SimStatus] = {}  # by step, of the running episode
         self._end: SimStatus | None = None
         self._vla: VlaStatus | None = None
-        self._news = time.monotonic()
+        self._vla_at = self._news = time.monotonic()
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         self._node = rclpy.create_node("episode_client", context=self._context)
@@ -197,8 +197,8 @@ class EpisodeClient:
     def _story(self) -> str:
         if self._vla is None:
             return f"{VLA} has published no status"
-        said = self._vla.fault_text or "nothing is missing"
-        return f"{VLA} says: {said} ({self._vla.chunks} chunks so far)"
+        said = self._vla.fault_text or f"nothing is missing, {self._vla.chunks} chunks so far"
+        return f"{VLA} said {time.monotonic() - self._vla_at:.0f} s ago: {said}"
 
     # ---- messages ------------------------------------------------------------------------------
 
@@ -219,4 +219,4 @@ class EpisodeClient:
             self._end = message
 
     def _on_vla(self, message: VlaStatus) -> None:
-        self._vla = message
+        self._vla, self._vla_at = message, time.monotonic()

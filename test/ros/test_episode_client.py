@@ -159,7 +159,7 @@ def test_a_chunk_that_never_comes_ends_the_waiting(ros_environment, script):
     client = make_client(ros_environment, patience=1.0)
     try:
         with pytest.raises(NodesError, match="no news for 1 s while waiting for the end of the "
-                                             "episode of 1; vla_node says: joint_states"):
+                                             r"episode of 1; vla_node said \d s ago: joint_states"):
             client.play(0, 1)
     finally:
         client.close()
