@@ -130,20 +130,19 @@ def test_an_episode_waits_until_the_policy_has_its_time(bench):
     """What is left of the last episode would be taken for the new one's otherwise."""
     policy = bench.policy
     policy.on_image = every_eighth
-    behind = []
+    late = iter(range(3))
 
     def start():
+        """The time that the script knows, at first one that is a little behind."""
         time = nanoseconds(policy.clocks[-1].clock) if policy.clocks else 0
-        if len(behind) < 3 or time < behind[-1]:
-            behind.append(time)
-            time -= 1
-        return reset_answer(policy.resets, max(0, time))
+        return reset_answer(policy.resets, max(0, time - (next(late, None) is not None)))
 
     policy.reset_message = start
     bench.start(episodes=2)
     assert bench.finish() == 0
-    assert policy.resets >= 5  # three refused, and one for each episode
-    assert bench.log().count("the clock of vla_node is at") == 1
+    assert policy.resets >= 5  # three that did not count, and one for each episode
+    # Once for each episode at most; that of the second may be behind by itself.
+    assert bench.log().count("the clock of vla_node is at") in (1, 2)
     first_image = next(k for k, event in enumerate(policy.events) if event[0] == "image")
     assert [name for name, _ in policy.events[:first_image]].count("reset") >= 4
 
