@@ -92,15 +92,17 @@ def node_parameters(values: Mapping[str, str | None]) -> dict[str, dict[str, str
     return parameters
 
 
-def node_command(spec: NodeSpec, params_file: Path,
+def node_command(spec: NodeSpec, params_file: Path | None,
                  parameters: Mapping[str, object] | None = None, namespace: str = "",
                  log_level: str = "", ros_args: Sequence[str] = ()) -> list[str]:
     """Command line of a node's process.
 
-    parameters: values that win over the file. ros_args: more arguments of ``--ros-args``; they win
-    over everything.
+    params_file: None leaves every parameter at its default. parameters: values that win over the
+    file. ros_args: more arguments of ``--ros-args``; they win over everything.
     """
-    command = [sys.executable, "-m", spec.module, "--ros-args", "--params-file", str(params_file)]
+    command = [sys.executable, "-m", spec.module, "--ros-args"]
+    if params_file is not None:
+        command += ["--params-file", str(params_file)]
     if namespace:
         command += ["-r", f"__ns:=/{namespace.strip('/')}"]
     if log_level:

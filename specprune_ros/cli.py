@@ -32,7 +32,7 @@ COMMANDS: tuple[Command, ...] = (
             "collect demonstrations of the scripted expert in the embedded simulator"),
     Command("train", "specprune_ros.training.train_command",
             "train a small policy in the published format from demonstrations"),
-    Command("eval", "specprune_ros.eval.command",
+    Command("eval", "specprune_ros.through_ros.command",
             "closed-loop success of pruning methods beside dense, on the same initial states"),
     Command("eval-table", "specprune_ros.eval.table_command",
             "results of eval on LIBERO beside the paper's figures, in the layout of its table"),

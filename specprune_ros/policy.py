@@ -148,10 +148,13 @@ class Policy:
 
     # Settings ------------------------------------------------------------------------------
 
-    def set_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> None:
-        """Use another method from the next query on. Raises ConfigurationError."""
+    def set_pruning(self, pruning: str | Pruner | SpecPruneConfig, seed: int = 0) -> None:
+        """Use another method from the next query on. Raises ConfigurationError.
+
+        seed: of the draws of a method given by name, where it draws.
+        """
         if isinstance(pruning, str):
-            pruning = make_pruner(pruning)
+            pruning = make_pruner(pruning, seed)
         elif isinstance(pruning, SpecPruneConfig):
             pruning = SpecPrune(pruning)
         elif not hasattr(pruning, "begin"):

@@ -93,6 +93,16 @@ class PruneReport:
         return sum(c.kept_dynamic[-1] if c.kept_dynamic else c.kept_static for c in self.cameras)
 
 
+    @property
+    def visual_tokens_per_layer(self) -> tuple[tuple[int, ...], ...]:
+        """Visual tokens that enter each decoder layer: [layer][camera]."""
+        ends = np.cumsum([1, *(camera.tokens_in for camera in self.cameras)])
+        return tuple(
+            tuple(np.diff(np.searchsorted(positions, ends)).tolist())
+            for positions in self.kept_positions
+        )
+
+
 @dataclass(frozen=True)
 class ActionChunk:
     """A chunk of actions for consecutive control periods, starting at the observation.

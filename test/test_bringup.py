@@ -128,6 +128,11 @@ def test_parameters_arrive_as_they_are_written(tmp_path, monkeypatch):
             result.stderr)
 
 
+def test_a_node_can_be_started_at_its_defaults():
+    assert node_command(NODES[0], None) == [
+        sys.executable, "-m", NODES[0].module, "--ros-args"]
+
+
 @pytest.mark.parametrize("namespace", ["a b", "1left", "a//b", "a-b", "//", "~", "a/2", "a\n"])
 def test_a_namespace_that_ros_refuses_is_named_and_starts_nothing(namespace, monkeypatch, capsys):
     monkeypatch.setattr(bringup, "stop_on_sigterm", lambda: None)

@@ -16,6 +16,7 @@ from specprune_ros.pruning.base import Pruner
 from specprune_ros.pruning.config import SpecPruneConfig
 from specprune_ros.pruning.presets import PRESETS, preset
 from specprune_ros.sim import make_simulator, suite_names
+from specprune_ros.sim.view import Measured
 
 Variant = str | SpecPruneConfig | Pruner
 
@@ -73,11 +74,11 @@ def success_of(
                 f"suite '{args.suite}' has a control period of {simulator.control_period} s, the "
                 f"stream one of {', '.join(map(str, sorted(periods)))} s"
             )
-        found = {}
+        found, world = {}, Measured(simulator)
         with progress_bar("episodes", args.episodes * len(policies)) as progress, one_thread():
             for label, policy in policies.items():
                 found[label] = closed_loop(
-                    simulator, policy, args.episodes, args.seed, args.max_steps, progress
+                    world, policy, args.episodes, args.seed, args.max_steps, progress
                 ).summary()
         return found
     finally:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from specprune_ros.eval.episode import Arm, Record
+from specprune_ros.eval.episode import Arm
 from specprune_ros.eval.evaluate import Evaluation, Report
 from specprune_ros.eval.match import TOLERANCE, Match, match_knob
 from specprune_ros.eval.methods import COPIES, DEFAULT, DENSE, knob_of
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.settings import TUNING_SEEDS
 from specprune_ros.eval.statistics import pareto_front
 from specprune_ros.eval.summary import compare, flops_ratio, paired, summarize

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from specprune_ros.errors import ConfigurationError, SpecpruneError
-from specprune_ros.eval.episode import Job, Record, close_worker, run_job
+from specprune_ros.eval.episode import Job, close_worker, run_job
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.settings import EvalSettings
 
 

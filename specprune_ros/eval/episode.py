@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -11,14 +10,14 @@ from specprune_ros.analysis.episodes import PolicyActor, play
 from specprune_ros.analysis.threads import numeric_threads
 from specprune_ros.errors import MethodUnavailable
 from specprune_ros.eval.methods import VIEWS, make_method
+from specprune_ros.eval.record import Query, Record, played_record
 from specprune_ros.eval.settings import EvalSettings
 from specprune_ros.eval.worlds import Perturbation, Perturbed
 from specprune_ros.policy import Policy, load_policy
-from specprune_ros.pruning.methods.common import Counts, counts_from
+from specprune_ros.pruning.methods.common import Counts
 from specprune_ros.sim import Simulator, make_simulator
-from specprune_ros.types import ActionChunk, Mode, Observation
-
-Record = dict[str, Any]
+from specprune_ros.sim.view import Measured
+from specprune_ros.types import ActionChunk, Observation
 
 
 @dataclass(frozen=True)
@@ -112,34 +111,27 @@ class Worker:
         world = self.simulator
         if arm.perturbation != Perturbation():
             world = Perturbed(world, arm.perturbation)
+        world = Measured(world)
         return VIEWS[arm.method](world) if arm.method in VIEWS else world
 
     def _play(self, job: Job, policy: Policy) -> Record:
         distance = _Distance(self.dense) if self._wants_distance(job) else None
         actor = PolicyActor(policy, self.settings.replan, distance)
         world = self._world(job.arm)
-        actions, queries_at, success = [], [], False
+        queries: list[Query] = []
+        steps, success = 0, False
         began = time.perf_counter()
         for step in play(world, actor, job.init_state, job.task, self.settings.max_steps,
                          all_images=False):
-            if len(actor.chunks) > len(queries_at):
-                queries_at.append(len(actions))
-            actions.append(step.action)
-            success = step.success
+            if len(actor.chunks) > len(queries):
+                queries.append(Query.of(steps, actor.chunks[-1]))
+            steps, success = steps + 1, step.success
         wall = time.perf_counter() - began
-        reports = [chunk.report for chunk in actor.chunks]
+        cameras = [camera.name for camera in actor.chunks[0].report.cameras]
         return {
             "instruction": world.instruction,
             "success": bool(success),
-            "steps": len(actions),
-            "simulated_s": len(actions) * self.simulator.control_period,
-            "cameras": [camera.name for camera in reports[0].cameras],
-            "kept": counts_from(reports).queries,
-            "flops": [report.flops for report in reports],
-            "dense_flops": [report.dense_flops for report in reports],
-            "fine": [report.mode is Mode.FINE for report in reports],
-            "dense": [report.flops == report.dense_flops for report in reports],
-            **_jumps(np.array(actions), queries_at),
+            **played_record(queries, steps, cameras, self.simulator.control_period),
             "distance": None if distance is None else distance.values,
             "timing": {"wall_s": wall, "latency_ms": actor.wall_ms, "cpu_ms": actor.cpu_ms},
         }
@@ -160,20 +152,3 @@ class _Distance:
         dense = self._dense.predict(observation, self._dense.make_episode())
         difference = chunk.normalized_actions.astype(np.float64) - dense.normalized_actions
         self.values.append(float(np.abs(difference).mean()))
-
-
-def _jumps(actions: np.ndarray, queries_at: list[int]) -> dict[str, Any]:
-    """How far each executed action [T, 7] is from the one before, in controller units.
-
-    The norm of the difference of translations, and of rotations: one number per seam (from the
-    last executed action of a chunk to the first of the next), the mean inside chunks.
-    """
-    found: dict[str, Any] = {}
-    executed = np.clip(actions, -1.0, 1.0)  # as the controller does
-    seams = np.isin(np.arange(1, len(executed)), queries_at)
-    for name, columns in (("translation", slice(0, 3)), ("rotation", slice(3, 6))):
-        norms = np.linalg.norm(np.diff(executed[:, columns], axis=0), axis=1)
-        inside = norms[~seams]
-        found[f"seam_{name}"] = norms[seams].tolist()
-        found[f"inside_{name}"] = float(inside.mean()) if len(inside) else None
-    return found

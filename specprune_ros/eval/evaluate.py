@@ -17,9 +17,10 @@ from rich.progress import (
 )
 
 from specprune_ros.eval.engines import Engine
-from specprune_ros.eval.episode import Arm, Job, Record
+from specprune_ros.eval.episode import Arm, Job
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.methods import COPIES, DEFAULT, copied_counts
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.settings import EvalSettings
 from specprune_ros.sim.base import numbered_episode
 

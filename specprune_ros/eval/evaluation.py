@@ -4,8 +4,9 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from specprune_ros.analysis.inputs import (
 from specprune_ros.analysis.output import UNTRAINED, provenance, say_written, write_json
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.eval.curve import budget_arms, calibrate, curve
-from specprune_ros.eval.engines import make_engine
-from specprune_ros.eval.episode import Arm, Record
+from specprune_ros.eval.engines import Engine, make_engine
+from specprune_ros.eval.episode import Arm
 from specprune_ros.eval.evaluate import Evaluation, progress_bar, with_references
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.match import Match, parse_targets
@@ -29,6 +30,7 @@ from specprune_ros.eval.methods import DEFAULT, DENSE, VIEWS, parse_methods
 from specprune_ros.eval.paper import LEGEND as PAPER_LEGEND
 from specprune_ros.eval.paper import paper_table
 from specprune_ros.eval.plots import draw
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.report import LEGEND, table, write_html
 from specprune_ros.eval.settings import (
     TUNING_SEEDS,
@@ -103,7 +105,7 @@ class Plan:
     queries: int
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Plan:
+    def of(cls, args: argparse.Namespace, through_ros: bool = False) -> Plan:
         """Raises ConfigurationError or CheckpointError for what cannot be run."""
         use_libero_python(args)
         methods, targets = parse_methods(args.methods), []
@@ -128,6 +130,7 @@ class Plan:
             args.suite, args.seed, checkpoint_path(args), device=args.device, dtype=args.dtype,
             unnorm_key=args.unnorm_key, chunk_length=args.chunk_length, replan=args.replan,
             max_steps=args.max_steps, action_distance=args.action_distance, threads=args.threads,
+            through_ros=through_ros,
         )
         simulator = make_simulator(args.suite)
         try:
@@ -156,12 +159,18 @@ def _unnorm_key(args: argparse.Namespace) -> str | None:
     return args.unnorm_key or (args.suite if own and len(statistics) > 1 else None)
 
 
-def run(args: argparse.Namespace) -> int:
-    plan = Plan.of(args)
+def run(
+    args: argparse.Namespace, through_ros: Callable[[EvalSettings], Engine] | None = None
+) -> int:
+    """through_ros: makes the engine that plays the episodes through nodes; None: no nodes."""
+    plan = Plan.of(args, through_ros is not None)
     card = read_checkpoint_files(plan.settings.checkpoint).card
     log_path = args.json.with_name(args.json.stem + ".episodes.jsonl")
     with EpisodeLog(log_path, plan.settings, args.resume) as log:
-        engine = make_engine(args.engine, plan.settings, args.workers, args.ray_address)
+        engine = (
+            make_engine(args.engine, plan.settings, args.workers, args.ray_address)
+            if through_ros is None else through_ros(plan.settings)
+        )
         try:
             evaluation = Evaluation(
                 plan.settings, engine, log, plan.tasks, plan.queries, plan.trials
@@ -183,11 +192,14 @@ def _document(args: argparse.Namespace, plan: Plan, card: dict) -> dict[str, Any
     origin["machine"]["threads"]["torch"] = args.threads
     if settings.simulator:
         origin["versions"]["simulator"] = settings.simulator
+    if settings.through_ros:
+        origin["versions"]["rclpy"] = version("rclpy")
     return {
         "suite": args.suite,
         "episodes": args.episodes,
         "seed": args.seed,
         "n": args.episodes,
+        "through_ros": settings.through_ros,
         "init_states": {
             "first": args.seed, "last": args.seed + args.episodes - 1,
             "kind": _kind_of_states(args, plan),

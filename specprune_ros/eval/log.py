@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specprune_ros.errors import ConfigurationError
-from specprune_ros.eval.episode import Record
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.settings import EvalSettings
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from specprune_ros.errors import ConfigurationError
-from specprune_ros.eval.worlds import Blank, SimulatorView, WrongInstruction
+from specprune_ros.eval.worlds import Blank, WrongInstruction
 from specprune_ros.pruning.base import DensePruner, Pruner
 from specprune_ros.pruning.config import Budget, CameraBudgets, SpecPruneConfig
 from specprune_ros.pruning.methods.common import Counts, Method
@@ -14,6 +14,7 @@ from specprune_ros.pruning.methods.random import Random, RandomConfig
 from specprune_ros.pruning.methods.uniform import Uniform, UniformConfig
 from specprune_ros.pruning.registry import known_methods, make_pruner
 from specprune_ros.pruning.specprune import SpecPrune
+from specprune_ros.sim.view import SimulatorView
 
 DENSE = "off"
 DEFAULT = "specprune"  # the method whose counts the controls copy

@@ -20,7 +20,10 @@ TUNING_SEEDS = range(2_000_000, 3_000_000)
 _WHOLE_FILE = 64 * 2**20  # bytes; of larger files only both ends are read
 # What decides the course of an episode.
 _CODE = ("pruning", "vla", "runtime", "robot", "sim", "policy.py", "tokens.py", "types.py",
-         "analysis/episodes.py", "eval/worlds.py", "eval/methods.py", "eval/episode.py")
+         "analysis/episodes.py", "eval/worlds.py", "eval/methods.py", "eval/episode.py",
+         "eval/record.py")
+# What decides it through ROS, too.
+_ROS_CODE = ("ros", "through_ros", "bringup.py")
 _LIBRARIES = ("torch", "numpy", "mujoco")
 
 
@@ -31,8 +34,9 @@ class EvalSettings:
     seed: initial state of episode 0; episode i starts from seed + i. replan: actions played of
     each chunk (None: all). render_size: edge of the simulator's pictures, px. max_steps: control
     periods per episode (None: the suite's). action_distance: ask a dense policy, too, at each
-    query. simulator: its versions, where it is none of this environment's libraries.
-    checkpoint_hash, code_hash, simulator: a worker refuses to work with others.
+    query. through_ros: played by the nodes. simulator: its versions, where it is none of this
+    environment's libraries. checkpoint_hash, code_hash, simulator: a worker refuses to work with
+    others.
     """
 
     suite: str
@@ -50,6 +54,7 @@ class EvalSettings:
     action_distance: bool = False
     threads: int = 1
     simulator: str = ""
+    through_ros: bool = False
 
     def __post_init__(self) -> None:
         for name in ("replan", "max_steps", "threads"):
@@ -58,10 +63,13 @@ class EvalSettings:
                 raise ConfigurationError(f"{name} is {value}; it must be >= 1")
 
     @classmethod
-    def of(cls, suite: str, seed: int, checkpoint: Path, **others: Any) -> EvalSettings:
+    def of(
+        cls, suite: str, seed: int, checkpoint: Path, through_ros: bool = False, **others: Any
+    ) -> EvalSettings:
         """Settings for the checkpoint and the code that are here."""
         path = Path(checkpoint).expanduser().resolve()
-        return cls(suite, seed, str(path), checkpoint_hash(path), code_hash(), **others)
+        return cls(suite, seed, str(path), checkpoint_hash(path), code_hash(through_ros),
+                   through_ros=through_ros, **others)
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for episodes to belong to one evaluation."""
@@ -79,7 +87,8 @@ class EvalSettings:
         """Raise ConfigurationError unless this machine has the same checkpoint and code."""
         here = {
             "checkpoint": (checkpoint_hash(Path(self.checkpoint)), self.checkpoint_hash),
-            f"code (specprune_ros, {', '.join(_LIBRARIES)})": (code_hash(), self.code_hash),
+            f"code (specprune_ros, {', '.join(_LIBRARIES)})": (
+                code_hash(self.through_ros), self.code_hash),
         }
         for what, (found, wanted) in here.items():
             if found != wanted:
@@ -144,12 +153,12 @@ def checkpoint_hash(directory: Path) -> str:
 
 
 @cache
-def code_hash() -> str:
+def code_hash(through_ros: bool = False) -> str:
     """Of the code that decides the course of an episode, and of the versions of the libraries that
     compute it; 16 hexadecimal digits. Files that change later are not what this process runs."""
     root, digest = Path(specprune_ros.__file__).parent, hashlib.sha256()
     digest.update("".join(f"{name} {version(name)}\n" for name in _LIBRARIES).encode())
-    for name in _CODE:
+    for name in (*_CODE, *(_ROS_CODE if through_ros else ())):
         path = root / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from specprune_ros.eval.episode import Record
 from specprune_ros.eval.methods import COPIES, DEFAULT, DENSE
+from specprune_ros.eval.record import Record
 from specprune_ros.eval.statistics import paired_difference, wilson_interval
+
+# Of queries. Through ROS the CPU time is not known, and in process there is no way to the policy.
+_TIMES = ("latency_ms", "cpu_ms", "observation_age_ms")
 
 
 def summarize(
@@ -33,8 +36,7 @@ def summarize(
         "successes": successes,
         "rate": successes / n,
         "ci95": wilson_interval(successes, n),
-        "latency_ms": _percentiles(_all(timing, "latency_ms")),
-        "cpu_ms": _percentiles(_all(timing, "cpu_ms")),
+        **{name: _percentiles(_all(timing, name)) for name in _TIMES if name in timing[0]},
         "kept_visual_tokens_mean": float(per_layer.sum(1).mean()),
         "kept_visual_tokens_last_layer": float(per_layer[-1].sum()),
         "kept_visual_tokens_per_layer": {

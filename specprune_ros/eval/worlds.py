@@ -12,6 +12,7 @@ from specprune_ros.robot.gripper import OPEN
 from specprune_ros.robot.kinematics import ArmKinematics, Pose
 from specprune_ros.robot.rotations import align_quaternion_sign, quaternion_to_axis_angle
 from specprune_ros.sim import SimObservation, Simulator
+from specprune_ros.sim.view import SimulatorView
 
 # One stream of random numbers for each purpose, whatever else is drawn.
 _IMAGE, _JOINT, _INSTRUCTION = 1, 2, 3
@@ -74,28 +75,6 @@ class Perturbation:
                 f"{control_period * 1e3:g} ms, at which the simulator is observed"
             )
         return round(steps)
-
-
-class SimulatorView:
-    """A simulator that is itself in all but what a subclass changes."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._inner = simulator
-
-    def __getattr__(self, name: str):
-        if name == "_inner":  # not there yet, or being unpickled
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
-    def reset(self, task: int | None, init_state: int) -> SimObservation:
-        self._start(init_state, self._inner.reset(task, init_state))
-        return self.observe()
-
-    def _start(self, init_state: int, first: SimObservation) -> None:
-        """Prepare for the episode that has just begun with this observation."""
-
-    def observe(self, render: bool = True) -> SimObservation:
-        return self._inner.observe(render)
 
 
 class Blank(SimulatorView):

@@ -5,6 +5,7 @@ A pruner of another package registers through the entry-point group ``specprune_
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Callable
@@ -42,8 +43,8 @@ def known_methods() -> tuple[str, ...]:
     return (*built_in, *sorted(plugins.difference(built_in)))
 
 
-def make_pruner(name: str) -> Pruner:
-    """The pruner of a name.
+def make_pruner(name: str, seed: int = 0) -> Pruner:
+    """The pruner of a name. seed: of the draws of a built-in method that draws.
 
     Raises ConfigurationError for an unknown name (it lists the known ones), for a plugin that takes
     the name of a built-in method or of another plugin, and for a plugin that cannot be used.
@@ -55,7 +56,7 @@ def make_pruner(name: str) -> Pruner:
                 f"the entry point {_source(plugins[0])} takes the name of the built-in pruning "
                 f"method '{name}': rename it, or uninstall its package"
             )
-        return _make_built_in(name)
+        return _seeded(_make_built_in(name), seed)
     if not plugins:
         raise ConfigurationError(
             f"unknown pruning method '{name}'; known: {', '.join(known_methods())}"
@@ -76,6 +77,13 @@ def _make_built_in(name: str) -> Pruner:
         import_module(f"{_METHODS_PACKAGE}.{module}"), attribute
     )
     return factory()
+
+
+def _seeded(pruner: Pruner, seed: int) -> Pruner:
+    config = getattr(pruner, "config", None)
+    if not hasattr(config, "seed") or config.seed == seed:
+        return pruner
+    return type(pruner)(replace(config, seed=seed))
 
 
 def _source(entry: EntryPoint) -> str:

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import ConfigurationError, JointStateError
 from ..robot.kinematics import ArmKinematics
-from ..robot.proprio import ProprioSpec, proprio_vector
-from ..robot.velocity import TwistEstimator
-from .conversions import NANOSECONDS
+from ..robot.proprio import ProprioSpec
+from ..robot.state import ArmStateEstimator
 from .inputs import History
 from .vla_parameters import VlaSettings
 
@@ -55,8 +54,7 @@ class ArmTracker:
         self._with_proprio = with_proprio
         self._description: str | None = None
         self._early: deque[JointReading] = deque(maxlen=_EARLY)
-        self._estimator: TwistEstimator | None = None
-        self._spec: ProprioSpec | None = None
+        self._estimator: ArmStateEstimator | None = None
 
     @property
     def ready(self) -> bool:
@@ -126,8 +124,8 @@ class ArmTracker:
                            settings.per_item("gripper.scale", "gripper.joints"),
                            settings.per_item("gripper.offset", "gripper.joints"),
                            settings["orientation_reference_xyzw"])
-        self._estimator = TwistEstimator(kinematics, settings["twist_time_constant"])
-        self._spec = spec
+        self._estimator = ArmStateEstimator(
+            kinematics, spec if self._with_proprio else None, settings["twist_time_constant"])
         self.trouble = ""
         self.samples.clear()
         early = list(self._early)
@@ -142,9 +140,6 @@ class ArmTracker:
         newest = self.samples.newest
         if newest is not None and reading.stamp < newest:
             self.samples.drop_after(reading.stamp)
-        sample = self._estimator.update(
-            reading.stamp / NANOSECONDS, reading.names, reading.positions, reading.velocities)
-        proprio = None
-        if self._with_proprio:
-            proprio = proprio_vector(sample.pose, sample.positions, self._spec)
-        return ArmSample(reading.stamp, sample.twist, proprio)
+        state = self._estimator.update(
+            reading.stamp, reading.names, reading.positions, reading.velocities)
+        return ArmSample(reading.stamp, state.twist, state.proprio)

@@ -37,6 +37,12 @@ def ns_to_stamp(nanoseconds: int) -> Time:
     return Time(sec=seconds, nanosec=rest)
 
 
+def ns_to_text(nanoseconds: int) -> str:
+    """Return nanoseconds >= 0 as seconds with nine decimals."""
+    seconds, rest = divmod(nanoseconds, NANOSECONDS)
+    return f"{seconds}.{rest:09d}"
+
+
 def check_image(msg: Image) -> None:
     """Check the fields of an image without touching its pixels.
 

@@ -70,7 +70,7 @@ class Engine:
         self._faults = faults
         self._lock = lock
         self._callbacks = callbacks
-        self._runner = QueryRunner(policy, settings["pruning"])
+        self._runner = QueryRunner(policy, settings)
         self._active = False
         self._thread = InferenceThread(lock, self._next_job, self._run)
 
@@ -110,12 +110,13 @@ class Engine:
                 self._faults.clear(FaultCode.ROBOT_DESCRIPTION)
             self._lock.notify_all()
 
-    def reset_episode(self) -> int:
-        """Start a new episode; returns its number."""
+    def reset_episode(self) -> tuple[int, int]:
+        """Start a new episode; its number, and the time (ns) from which on inputs count for it."""
         with self._lock:
-            self.planner.reset(self._callbacks.now())
+            now = self._callbacks.now()
+            self.planner.reset(now)
             self._callbacks.changed()
-            return self.planner.episode
+            return self.planner.episode, now
 
     def time_jumped_back(self) -> bool:
         """Take note that the ROS clock was set back; returns whether a new episode started."""

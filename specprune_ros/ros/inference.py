@@ -15,6 +15,7 @@ from ..robot.gripper import check_actions
 from ..types import ActionChunk, Observation
 from .conversions import NANOSECONDS, compressed_to_rgb, image_to_rgb, rotate
 from .planner import Job, TimedSet
+from .vla_parameters import VlaSettings
 
 
 class Policy(Protocol):
@@ -35,7 +36,7 @@ class Policy(Protocol):
 
     def predict(self, observation: Observation, episode: Any = None) -> ActionChunk: ...
 
-    def set_pruning(self, name: str) -> None: ...
+    def set_pruning(self, name: str, seed: int = 0) -> None: ...
 
 
 class CameraError(ImageError):
@@ -55,14 +56,27 @@ class QueryResult:
     inference_time: float
 
 
-class QueryRunner:
-    """Runs jobs on a policy, in one thread; keeps the policy's state of the running episode."""
+@dataclass(frozen=True)
+class _RunningEpisode:
+    """number: the node's. state: the policy's object. origin: stamp (ns) of its first frame."""
 
-    def __init__(self, policy: Policy, pruning: str) -> None:
-        """``pruning``: the preset the policy was loaded with."""
+    number: int
+    state: Any
+    origin: int
+
+
+class QueryRunner:
+    """Runs jobs on a policy, in one thread; keeps the policy's state of the running episode.
+
+    The policy's time is the seconds since the first frame of its episode: seconds since 1970 would
+    be rounded to a quarter of a microsecond, and differently from episode to episode.
+    """
+
+    def __init__(self, policy: Policy, settings: VlaSettings) -> None:
+        """``settings``: those that the policy was loaded with."""
         self._policy = policy
-        self._pruning = pruning
-        self._episode: tuple[int, Any] | None = None  # number, the policy's object
+        self._method = _method(settings)
+        self._episode: _RunningEpisode | None = None
 
     def run(self, job: Job) -> QueryResult | None:
         """Run a job; returns None if it has no query.
@@ -73,15 +87,17 @@ class QueryRunner:
             Exception: whatever else the policy raises.
         """
         start = time.perf_counter()
-        if job.settings["pruning"] != self._pruning:
-            self._policy.set_pruning(job.settings["pruning"])
-            self._pruning = job.settings["pruning"]
-        if self._episode is None or self._episode[0] != job.episode:
-            self._episode = (job.episode, self._policy.make_episode())
-        episode = self._episode[1]
+        method = _method(job.settings)
+        if method != self._method:
+            self._policy.set_pruning(*method)
+            self._method = method
+        if self._episode is None or self._episode.number != job.episode:
+            origin = (*job.observe, job.query)[0].stamp
+            self._episode = _RunningEpisode(job.episode, self._policy.make_episode(), origin)
+        episode = self._episode.state
         for frame in job.observe:
             twist = frame.arm.twist if frame.arm else None
-            self._policy.observe(self._pictures(frame, job), frame.stamp / NANOSECONDS,
+            self._policy.observe(self._pictures(frame, job), self._seconds(frame),
                                  ee_twist=twist, episode=episode)
         if job.query is None:
             return None
@@ -89,13 +105,17 @@ class QueryRunner:
         self._check(chunk)
         return QueryResult(chunk, job, time.perf_counter() - start)
 
+    def _seconds(self, frame: TimedSet) -> float:
+        """The stamp of a frame in the policy's time."""
+        return (frame.stamp - self._episode.origin) / NANOSECONDS
+
     def _observation(self, job: Job) -> Observation:
         arm = job.query.arm
         return Observation(
             images=self._pictures(job.query, job),
             instruction=job.instruction,
             proprio=arm.proprio if arm else None,
-            stamp=job.query.stamp / NANOSECONDS,
+            stamp=self._seconds(job.query),
             ee_twist=arm.twist if arm else None,
         )
 
@@ -118,6 +138,10 @@ class QueryRunner:
         expected = (self._policy.chunk_length, self._policy.action_dim)
         if actions.shape != expected:
             raise ActionError(f"the policy's chunk has shape {actions.shape}, expected {expected}")
+
+
+def _method(settings: VlaSettings) -> tuple[str, int]:
+    return settings["pruning"], settings["pruning_seed"]
 
 
 class InferenceThread:

@@ -45,6 +45,7 @@ def load(settings: VlaSettings) -> Policy:
         chunk_length=settings["chunk_length"],
         control_period=settings["control_period"],
     )
+    policy.set_pruning(settings["pruning"], settings["pruning_seed"])
     policy.warm_up(settings["cameras"])
     return policy
 

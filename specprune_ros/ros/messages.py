@@ -65,6 +65,7 @@ def stats_message(result: QueryResult, now: int) -> PruneStats:
         kept_static=[camera.kept_static for camera in cameras],
         dynamic_layers=list(report.dynamic_layers),
         kept_after_dynamic=[camera.kept_dynamic[i] for i in stages for camera in cameras],
+        visual_tokens_per_layer=[n for layer in report.visual_tokens_per_layer for n in layer],
         tokens_per_layer=[len(positions) for positions in report.kept_positions],
         **_speeds(report),
         threshold_names=list(report.thresholds),

@@ -26,6 +26,7 @@ class Change(Enum):
     """When a parameter can be changed; the text is what a user is told."""
 
     LIVE = "at any time; used from the next query on"
+    NEXT_EPISODE = "at any time; used from the next episode on"
     UNCONFIGURED = "while the node is unconfigured"
     START = "read-only; set it at start"
 

@@ -68,7 +68,7 @@ class QueryPlanner:
         self._reconsider = False  # whether a new episode may start from the last set
         self._busy = False  # a query is being run
         self._last_query: int | None = None  # stamp
-        self._not_before: int | None = None  # pictures older than this show another episode
+        self._not_before: int | None = None  # what is older than this belongs to another episode
         self._clock_unknown = False  # whether inputs came while the clock was not known
 
     @property
@@ -122,8 +122,12 @@ class QueryPlanner:
             self._ready.append(complete)
 
     def add_joints(self, reading: JointReading) -> None:
-        """Take a joint state; raises JointStateError as ArmTracker.add does."""
-        self.arm.add(reading)
+        """Take a joint state; raises JointStateError as ArmTracker.add does.
+
+        One of before the last reset is left out: the arm may have been somewhere else.
+        """
+        if self._not_before is None or reading.stamp >= self._not_before:
+            self.arm.add(reading)
 
     def set_instruction(self, text: str) -> bool:
         """Take the task; returns whether it is another one, which starts a new episode.
@@ -153,7 +157,7 @@ class QueryPlanner:
         self._reconsider = True
 
     def reset(self, now: int) -> None:
-        """Start a new episode from pictures that are not older than now."""
+        """Start a new episode from pictures and joint states that are not older than now."""
         self._next_episode()
         self._forget_pictures()
         self.arm.forget_motion()

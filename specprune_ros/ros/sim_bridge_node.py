@@ -5,6 +5,7 @@ off-screen rendering is bound to the thread that made its context.
 """
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from ..errors import ConfigurationError, SpecpruneError
 from ..robot.chunk import ChunkPlayer
 from ..sim.base import SimObservation, Simulator
 from .conversions import NANOSECONDS, ns_to_stamp
-from .sim_chunks import ChunkContract
+from .sim_chunks import ChunkContract, PlayableChunk
 from .sim_link import PolicyLink
 from .sim_outputs import WorldOutputs
 from .sim_parameters import declare_parameters
+from .sim_requests import EpisodeQueue
 
 SimulatorFactory = Callable[..., Simulator]
 
@@ -72,7 +74,10 @@ class SimBridgeNode(Node):
         self._link = PolicyLink(self, ChunkContract(
             period, self.simulator.base_frame, p.replan_steps if self._lockstep else 1),
             p.chunk_timeout)
-        self._totals = SimStatus(suite=p.suite, max_steps=self.simulator.max_steps)
+        self._queue = EpisodeQueue(self, p, len(self.simulator.tasks))
+        self._published: dict[int, float] = {}  # when (time.monotonic) the picture of a stamp was
+        self._totals = SimStatus(suite=p.suite,
+                                 max_steps=p.max_steps or self.simulator.max_steps)
 
     def run(self) -> None:
         """Run the episodes; without end if the parameter ``episodes`` is 0."""
@@ -80,8 +85,9 @@ class SimBridgeNode(Node):
         self._outputs.describe_robot(self.simulator.robot_description())
         number = 0
         while not p.episodes or number < p.episodes:
-            episode = self._begin(number)
+            episode = self._begin(number, *self._queue.begin(self._link.spin_until))
             (self._play_lockstep if self._lockstep else self._play_realtime)(episode)
+            self._queue.end()
             number += 1
         self._outputs.flush()  # what is on its way would be lost with the process
         t = self._totals
@@ -97,9 +103,8 @@ class SimBridgeNode(Node):
 
     # ---- episodes ----------------------------------------------------------------------------
 
-    def _begin(self, number: int) -> Episode:
-        init_state = self.parameters.seed + number
-        first = self.simulator.reset(self.parameters.task, init_state)
+    def _begin(self, number: int, task: int | None, init_state: int) -> Episode:
+        first = self.simulator.reset(task, init_state)
         if not first.images:
             first = self.simulator.observe()
         missing = [name for name in self.parameters.cameras if name not in first.images]
@@ -114,9 +119,12 @@ class SimBridgeNode(Node):
         instruction = self.simulator.instruction.strip()
         episode = Episode(number, init_state, instruction, base_ns, first)
         self._player.reset()
-        self._outputs.instruct(episode.instruction)
-        self._link.begin_episode(episode.instruction,
+        self._published.clear()
+        self._totals.observation_age = math.nan
+        self._link.begin_episode(episode.stamp_ns, lambda: self._outputs.time(episode.stamp_ns),
                                  None if self._lockstep else self.parameters.chunk_timeout)
+        self._outputs.instruct(episode.instruction)
+        self._link.await_instruction(episode.instruction)
         self._link.expect(episode.instruction, episode.stamp_ns, exact=self._lockstep)
         self._publish(episode)
         return episode
@@ -151,15 +159,17 @@ class SimBridgeNode(Node):
             self._link.spin_until(lambda: False, due - time.monotonic())
             self._step(episode, action)
 
-    def _load(self, chunk) -> None:
+    def _load(self, chunk: PlayableChunk) -> None:
         if self._player.load(chunk.actions, chunk.stamp):
             self._totals.chunks += 1
+            self._totals.observation_age = (
+                chunk.received - self._published.get(chunk.stamp_ns, math.nan))
 
     def _step(self, episode: Episode, action: np.ndarray) -> None:
         """One control period: act, look, publish."""
         episode.success = bool(self.simulator.step(action))
         episode.step += 1
-        episode.done = episode.success or episode.step >= self.simulator.max_steps
+        episode.done = episode.success or episode.step >= self._totals.max_steps
         episode.observation = self.simulator.observe(render=not episode.done)
         if episode.done:
             self._totals.episodes_done += 1
@@ -175,6 +185,7 @@ class SimBridgeNode(Node):
     def _publish(self, episode: Episode) -> None:
         # After the last action of an episode nothing can be done about what the cameras see; an
         # image would only set off a query that races with the reset of the next episode.
+        self._published[episode.stamp_ns] = time.monotonic()
         self._outputs.observation(episode.observation, episode.stamp_ns, images=not episode.done)
         self._now_ns = episode.stamp_ns
         status = self._totals

@@ -1,6 +1,7 @@
 """What a simulator may be given of an ActionChunk: checks, and its rows in LIBERO's convention."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +35,15 @@ class ChunkContract:
 
 @dataclass(frozen=True)
 class PlayableChunk:
-    """A chunk that passed the checks: actions float64 [C, 7], gripper -1 open, +1 close."""
+    """A chunk that passed the checks: actions float64 [C, 7], gripper -1 open, +1 close.
+
+    received: when it came (time.monotonic), NaN if not noted.
+    """
 
     stamp_ns: int
     actions: np.ndarray
     instruction: str
+    received: float = math.nan
 
     @property
     def stamp(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -15,12 +16,14 @@ from std_srvs.srv import Trigger
 from specprune_ros.msg import ActionChunk, VlaStatus
 
 from ..errors import ActionError
-from .conversions import stamp_to_ns
+from .conversions import ns_to_text, stamp_to_ns
+from .resets import reset_start
 from .sim_chunks import ChunkContract, PlayableChunk, playable_chunk
 from .sim_outputs import LATCHED
 
 RESET_SERVICE = "vla_node/reset_episode"
 RETRY_S = 0.5  # between two calls of a service that refused
+CLOCK_RETRY_S = 0.02  # the same where only /clock was slower than the call
 _MAX_SPIN_S = 0.1  # services that come up wake nobody
 
 
@@ -79,46 +82,61 @@ class PolicyLink:
 
     # ---- episodes ----------------------------------------------------------------------------
 
-    def begin_episode(self, instruction: str, patience: float | None = None) -> bool:
-        """Have the policy node start an episode, and wait until it knows the instruction.
+    def begin_episode(self, stamp_ns: int, set_clock: Callable[[], None],
+                      patience: float | None = None) -> bool:
+        """Have the policy node start an episode of observations from ``stamp_ns`` on.
 
-        Waits without end (``patience`` None) or at most that many wall seconds; returns whether
-        the policy node agreed. Chunks for other instructions count no longer.
+        ``set_clock`` publishes that time. Clock, joint states, pictures and the service travel
+        without order among them, so a node whose clock was still behind would take what is on its
+        way of the last episode for the new one's: it is asked again. Waits without end
+        (``patience`` None) or at most that many wall seconds; returns whether the node agreed.
+        Chunks that come meanwhile are not taken.
         """
-        self.expect(instruction, 0, exact=True)
+        self.expect("", 0, exact=True)
         deadline = None if patience is None else time.monotonic() + patience
-        while not self._call_reset():
+        while True:
+            set_clock()
+            answer = self._call_reset()
+            start = None if answer is None else reset_start(answer)
+            if answer is not None and (start is None or start >= stamp_ns):
+                self._content("the policy node has started the episode")
+                return True
+            if start is not None:
+                self._complain("clock", f"the clock of vla_node is at {ns_to_text(start)} s, the "
+                               f"simulated time is {ns_to_text(stamp_ns)} s; trying again")
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            self.spin_until(lambda: False, RETRY_S)
-        # The instruction travels on a topic and the reset by a service, without order between
-        # them: an observation sent too early would be answered for the previous task.
-        if self._node.count_publishers("vla_status"):
-            self.spin_until(self._instruction_arrived, self._timeout)
-        self._content("the policy node has started the episode")
-        return True
+            self.spin_until(lambda: False, RETRY_S if answer is None else CLOCK_RETRY_S)
 
-    def _call_reset(self) -> bool:
+    def await_instruction(self, instruction: str) -> None:
+        """Wait until the policy node knows the instruction, ``chunk_timeout`` at most.
+
+        An observation that overtakes it would be answered for the previous task.
+        """
+        if self._node.count_publishers("vla_status"):
+            self.spin_until(lambda: self._status is not None
+                            and self._status.instruction == instruction, self._timeout)
+
+    def _call_reset(self) -> str | None:
+        """The policy node's answer, None if it refused or gave none."""
         if not self._reset.service_is_ready():
             ready = self.spin_until(self._reset.service_is_ready, min(self._timeout, 2.0))
             if not ready:
                 self._complain("service", f"waiting for service {self._reset_name}: is "
                                "vla_node up and configured?")
-                return False
+                return None
         future = self._reset.call_async(Trigger.Request())
         if not self.spin_until(future.done, self._timeout):
             self._reset.remove_pending_request(future)
             self._complain("answer", f"no answer from {self._reset_name} in "
                            f"{self._timeout:g} s{self._policy_state()}; trying again")
-            return False
+            return None
         answer = future.result()
         if not answer.success:
             self._complain("refusal", f"{self._reset_name} refused: {answer.message}"
                            f"{self._policy_state()}; trying again")
-        return answer.success
-
-    def _instruction_arrived(self) -> bool:
-        return self._status is not None and self._status.instruction == self._instruction
+            return None
+        return answer.message
 
     # ---- chunks ------------------------------------------------------------------------------
 
@@ -160,7 +178,7 @@ class PolicyLink:
             self._log.debug(f"chunk at {chunk.stamp:.3f} s for {message.instruction!r} is not the "
                             "one expected; ignored")
         elif self._newest is None or chunk.stamp_ns > self._newest.stamp_ns:
-            self._newest = chunk
+            self._newest = replace(chunk, received=time.monotonic())
 
     def _on_status(self, message: VlaStatus) -> None:
         self._status = message

@@ -42,6 +42,10 @@ class WorldOutputs:
     def instruct(self, instruction: str) -> None:
         self._instruction.publish(String(data=instruction))
 
+    def time(self, stamp_ns: int) -> None:
+        """Publish the clock alone."""
+        self._clock.publish(Clock(clock=ns_to_stamp(stamp_ns)))
+
     def observation(self, observation: SimObservation, stamp_ns: int, images: bool = True) -> None:
         """Publish the clock, the joint states and, if ``images``, the cameras, in this order.
 
@@ -49,7 +53,7 @@ class WorldOutputs:
         joint states come before the images that make vla_node look for them.
         """
         stamp = ns_to_stamp(stamp_ns)
-        self._clock.publish(Clock(clock=stamp))
+        self.time(stamp_ns)
         joints = JointState(name=list(observation.joint_names),
                             position=observation.joint_positions.tolist(),
                             velocity=observation.joint_velocities.tolist())

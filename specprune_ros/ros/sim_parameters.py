@@ -8,15 +8,19 @@ from rclpy.node import Node
 from ..errors import ConfigurationError
 from .parameters import Change, ParameterSpec, descriptor
 
-_START = Change.START
+_START, _NEXT = Change.START, Change.NEXT_EPISODE
 
 SIM_BRIDGE_PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("suite", "tabletop", "Suite of simulated worlds.", _START),
     ParameterSpec("task", -1, "Task of the suite; -1 lets the initial state decide.",
-                  _START, -1, 1000),
-    ParameterSpec("seed", 0, "Initial state of the first episode; each episode adds one.",
-                  _START, 0, 2**31 - 1),
+                  _NEXT, -1, 1000),
+    ParameterSpec("seed", 0, "Initial state of the next episode; each episode adds one.",
+                  _NEXT, 0, 2**31 - 1),
     ParameterSpec("episodes", 0, "Episodes to run before the node ends; 0 for no end.",
+                  _START, 0, 1_000_000),
+    ParameterSpec("on_request", False, "Begin an episode only when ~/play_episode is called.",
+                  _START),
+    ParameterSpec("max_steps", 0, "Control periods per episode; 0 for the suite's number.",
                   _START, 0, 1_000_000),
     ParameterSpec("replan_steps", 8, "lockstep: rows of a chunk to play before the next is waited "
                   "for; the value that vla_node has.", _START, 1, 100),
@@ -46,6 +50,8 @@ class BridgeParameters:
     task: int | None
     seed: int
     episodes: int
+    on_request: bool
+    max_steps: int
     replan_steps: int
     pacing: str
     real_time_factor: float

@@ -33,6 +33,7 @@ from .messages import chunk_message, stats_message
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
 from .publishing import publish_while_up
+from .resets import reset_answer
 from .status import PERIOD as STATUS_PERIOD
 from .status import StatusReporter
 from .vla_parameters import VlaSettings
@@ -213,7 +214,8 @@ class VlaNode(LifecycleNode):
             self._engine.apply(settings)
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = f"episode {self._engine.reset_episode()}"
+        episode, start = self._engine.reset_episode()
+        response.message = reset_answer(episode, start)
         response.success = True
         return response
 

@@ -34,6 +34,8 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   _UNCONFIGURED, 1, 100),
     ParameterSpec("pruning", "specprune", "Pruning method; off computes every token.",
                   choices=known_methods()),
+    ParameterSpec("pruning_seed", 0, "Seed of what random draws; other methods draw nothing.",
+                  _LIVE, 0, 2**63 - 1),
     # --- timing
     ParameterSpec("control_period", 0.05, "Seconds between the actions of a chunk.",
                   _UNCONFIGURED, 0.001, 10.0),

@@ -64,7 +64,10 @@ class Simulator(Protocol):
     def success(self) -> bool: ...
 
     def robot_description(self) -> str:
-        """URDF of the arm, with ``base_frame``, ``tool_frame`` and the joint names of observe()."""
+        """URDF of the arm, with ``base_frame``, ``tool_frame`` and the joint names of observe().
+
+        Forward kinematics by it gives the pose of ``SimObservation.proprio``.
+        """
 
     def close(self) -> None: ...
 

@@ -17,6 +17,7 @@ from specprune_ros.eval.worlds import Perturbation
 from specprune_ros.policy import load_policy
 from specprune_ros.sim import make_simulator
 from specprune_ros.sim.tabletop.world import TabletopSimulator
+from specprune_ros.sim.view import Measured
 
 ARMS = [Arm("off"), Arm("specprune"), Arm("random"), Arm("uniform"), Arm("blank")]
 FEW = ARMS[1:3]
@@ -132,7 +133,7 @@ def test_episodes_are_those_of_the_simulator_and_the_policy(played, tiny_dir):
     policy = load_policy(tiny_dir, pruning="specprune", control_period=0.05)
     try:
         actor = PolicyActor(policy)
-        steps = list(play(simulator, actor, 41, task=1, max_steps=STEPS))
+        steps = list(play(Measured(simulator), actor, 41, task=1, max_steps=STEPS))
     finally:
         simulator.close()
     found = played[Arm("specprune")][1]
@@ -145,9 +146,9 @@ def test_episodes_are_those_of_the_simulator_and_the_policy(played, tiny_dir):
     assert found["seam_translation"] == pytest.approx([jumps[7], jumps[15]])
     assert found["inside_translation"] == pytest.approx(np.delete(jumps, [7, 15]).mean())
     for layer, positions in enumerate(reports[2].kept_positions):
-        assert found["kept"][2][layer] == (
+        assert found["kept"][2][layer] == [
             int(((positions >= 1) & (positions <= 256)).sum()),
-            int(((positions >= 257) & (positions <= 512)).sum()))
+            int(((positions >= 257) & (positions <= 512)).sum())]
 
 
 def test_controls_keep_what_the_default_kept(played):

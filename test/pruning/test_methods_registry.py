@@ -12,6 +12,13 @@ from specprune_ros.pruning.presets import PRESETS
 from specprune_ros.pruning.registry import METHODS, known_methods, make_pruner
 
 
+def test_a_seed_reaches_the_methods_that_draw():
+    assert make_pruner("random", 7).config.seed == 7
+    assert make_pruner("random").config.seed == 0
+    for name in set(known_methods()) - {"random"}:
+        assert type(make_pruner(name, 7)) is type(make_pruner(name))
+
+
 class Mine:
     name = "mine"
 

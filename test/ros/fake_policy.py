@@ -32,11 +32,11 @@ class FakePolicy:
         self.episodes.append({"number": len(self.episodes), "queries": 0, "frames": []})
         return self.episodes[-1]
 
-    def set_pruning(self, name):
-        self.pruning = name
+    def set_pruning(self, name, seed=0):
+        self.pruning, self.seed = name, seed
 
     def observe(self, images, stamp, ee_twist=None, episode=None):
-        episode["frames"].append(round(stamp, 6))
+        episode["frames"].append(stamp)
 
     def predict(self, observation, episode=None):
         self.entered.set()

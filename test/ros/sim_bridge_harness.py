@@ -34,13 +34,14 @@ class ScriptedPolicy:
     """Node "vla_node": answers resets and keeps everything it receives, in order of arrival.
 
     ``on_image(policy, stamp, count)`` is called for every primary image, ``count`` from 1 within
-    an episode. A reset is refused while ``refuse`` holds.
+    an episode. A reset is refused while ``refuse`` holds, and answered by ``reset_message()``.
     """
 
     def __init__(self, node, on_image=lambda policy, stamp, count: None):
         self.node = node
         self.on_image = on_image
         self.refuse = False
+        self.reset_message = lambda: ""
         self.instruction = ""
         self.resets = 0
         self.images_of_episode = 0
@@ -74,7 +75,7 @@ class ScriptedPolicy:
         self.events.append(("reset", self.resets))
         self.images_of_episode = 0
         response.success = not self.refuse
-        response.message = "the script refuses" if self.refuse else ""
+        response.message = "the script refuses" if self.refuse else self.reset_message()
         return response
 
     def _image(self, message):

@@ -93,6 +93,7 @@ def test_stats_are_those_of_the_report(bench):
     assert list(stats.kept_static) == [5, 6]
     assert list(stats.dynamic_layers) == [1, 2]
     assert list(stats.kept_after_dynamic) == [4, 5, 3, 2]  # layer by layer, then camera
+    assert list(stats.visual_tokens_per_layer) == [8, 8, 8, 3, 8, 0]  # layer by layer, then camera
     assert list(stats.tokens_per_layer) == [20, 12, 9]
     assert stats.translational_speed == 0.5
     assert stats.rotational_speed == 0.25
@@ -112,7 +113,7 @@ def test_policy_gets_the_pictures_the_task_and_the_state_of_the_arm(bench):
     expected = np.frombuffer(picture.data, np.uint8).reshape(64, 64, 3)
     np.testing.assert_array_equal(observation.images["wrist"], expected)
     assert observation.instruction == INSTRUCTION
-    assert observation.stamp == pytest.approx(bench.rig.now / 1e9)
+    assert observation.stamp == 0.0  # the policy's time begins with the episode
     # The tool is 0.3 m along x, 0.5 m up and upside down; the second finger counts negative.
     np.testing.assert_allclose(
         observation.proprio, [0.3, 0, 0.5, math.pi, 0, 0, 0.04, -0.03], atol=1e-9)
@@ -130,14 +131,16 @@ def test_velocity_is_differenced_where_the_driver_reports_none(bench):
 def test_queries_follow_replan_steps_and_frames_between_feed_the_ring(bench):
     first = bench.rig.observe()
     bench.rig.await_chunk(first)
-    for _ in range(7):
+    for count in range(1, 8):
         bench.rig.observe(periods=1)
         frames = bench.policy.episodes[-1]["frames"]
-        bench.rig.until(lambda f=frames: f and f[-1] == round(bench.rig.now / 1e9, 6))
+        bench.rig.until(lambda n=count, f=frames: len(f) == n)
     last = bench.rig.observe(periods=1)
     bench.rig.await_chunk(last)
-    assert [round(o.stamp * 1e9) for o in bench.policy.observations] == [first, last]
-    assert len(bench.policy.episodes[-1]["frames"]) == 7
+    # Seconds since the first picture of the episode, to the last bit.
+    assert [o.stamp for o in bench.policy.observations] == [0.0, 0.4]
+    assert bench.policy.episodes[-1]["frames"] == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35]
+    assert last - first == 8 * PERIOD
 
 
 def test_pictures_are_turned_upright(ros):
@@ -194,7 +197,7 @@ def test_reset_episode_starts_from_pictures_taken_afterwards(bench):
     chunk, _ = bench.rig.query()
     answer = bench.rig.reset()
     assert answer.success
-    assert answer.message == f"episode {chunk.episode + 1}"
+    assert answer.message == f"episode {chunk.episode + 1} from {bench.rig.now / 1e9:.9f} s"
     later, _ = bench.rig.query(periods=1)
     assert (later.episode, later.query_number) == (chunk.episode + 1, 0)
     assert len(bench.policy.episodes) == 2
@@ -434,11 +437,12 @@ def test_robot_description_from_a_file(ros, tmp_path):
 def test_live_change_is_used_by_the_next_query_and_numbered(bench):
     before, _ = bench.rig.query()
     assert bench.rig.set_parameter("pruning", "off").successful
+    assert bench.rig.set_parameter("pruning_seed", 3).successful
     assert bench.rig.set_parameter("replan_steps", 4).successful
     after, stats = bench.rig.query(periods=4)
-    assert after.parameter_revision == before.parameter_revision + 2
+    assert after.parameter_revision == before.parameter_revision + 3
     assert stats.parameter_revision == after.parameter_revision
-    assert stats.method == "off"
+    assert stats.method == "off" and bench.policy.seed == 3
     assert bench.rig.await_state(VlaStatus.RUNNING).parameter_revision == after.parameter_revision
 
 

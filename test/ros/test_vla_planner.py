@@ -240,6 +240,18 @@ def test_reset_ignores_pictures_of_before():
     assert plan.planner.episode == 1
 
 
+def test_reset_ignores_joint_states_of_before():
+    plan = Plan(needs_arm=True)
+    plan.planner.arm.describe(URDF)
+    plan.planner.add_joints(reading(PERIOD, slide=0.0, velocities=[5.0, 0, 0, 0]))
+    plan.planner.reset(3 * PERIOD)
+    # Still under way: the arm moved fast, in the last episode.
+    plan.planner.add_joints(reading(2 * PERIOD, slide=0.5, velocities=[5.0, 0, 0, 0]))
+    plan.planner.add_joints(reading(3 * PERIOD, slide=0.1, velocities=[0.0, 0, 0, 0]))
+    arm = plan.see(3 * PERIOD).job().query.arm
+    assert arm.twist[0] == 0.0 and arm.proprio[0] == pytest.approx(0.1)
+
+
 def test_result_of_an_old_episode_does_not_delay_the_new_one():
     plan = Plan().see(PERIOD)
     job = plan.job()

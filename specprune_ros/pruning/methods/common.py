@@ -21,7 +21,7 @@ from specprune_ros.pruning.base import (
 from specprune_ros.pruning.schedule import REFERENCE_DEPTH, scale_layers
 from specprune_ros.pruning.sets import split_evenly
 from specprune_ros.tokens import TokenLayout
-from specprune_ros.types import CameraTokens
+from specprune_ros.types import CameraTokens, PruneReport
 
 _CHUNK = 64  # rows of attention recomputed at once: [H, 64, S] instead of [H, S, S]
 
@@ -226,23 +226,9 @@ class Counts:
         return counts
 
 
-def counts_from(reports: Sequence[Any]) -> Counts:
+def counts_from(reports: Sequence[PruneReport]) -> Counts:
     """What the queries of an episode kept per layer and camera, from their PruneReports."""
-    queries = []
-    for report in reports:
-        ends = [1]
-        for camera in report.cameras:
-            ends.append(ends[-1] + camera.tokens_in)
-        queries.append(
-            tuple(
-                tuple(
-                    int(((positions >= low) & (positions < high)).sum())
-                    for low, high in zip(ends, ends[1:])
-                )
-                for positions in report.kept_positions
-            )
-        )
-    return Counts(tuple(queries))
+    return Counts(tuple(report.visual_tokens_per_layer for report in reports))
 
 
 class CountedSession(DropSession):
