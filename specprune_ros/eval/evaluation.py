@@ -20,6 +20,7 @@ from specprune_ros.analysis.inputs import (
 )
 from specprune_ros.analysis.output import UNTRAINED, provenance, say_written, write_json
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.eval import paper
 from specprune_ros.eval.curve import budget_arms, calibrate, curve
 from specprune_ros.eval.engines import Engine, make_engine
 from specprune_ros.eval.episode import Arm
@@ -27,8 +28,6 @@ from specprune_ros.eval.evaluate import Evaluation, progress_bar, with_reference
 from specprune_ros.eval.log import EpisodeLog
 from specprune_ros.eval.match import Match, parse_targets
 from specprune_ros.eval.methods import DEFAULT, DENSE, VIEWS, parse_methods
-from specprune_ros.eval.paper import LEGEND as PAPER_LEGEND
-from specprune_ros.eval.paper import paper_table
 from specprune_ros.eval.plots import draw
 from specprune_ros.eval.record import Record
 from specprune_ros.eval.report import LEGEND, table, write_html
@@ -281,9 +280,9 @@ def _show(document: dict[str, Any]) -> None:
     for condition in document["perturbed"]:
         console.print(table(condition["label"], condition["methods"], condition["paired"]))
     console.print(LEGEND, highlight=False)
-    if document["suite"] in LIBERO_SUITES:
-        console.print(paper_table([document]))
-        console.print(PAPER_LEGEND, highlight=False)
+    if document["suite"] in paper.COLUMNS:
+        console.print(paper.paper_table([document]))
+        console.print(paper.LEGEND, highlight=False)
     for name, method in document["methods"].items():
         if "unavailable" in method:
             console.print(f"{name} is not available: {method['unavailable']}", markup=False)

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.eval.methods import DENSE
-from specprune_ros.sim.libero import SUITES
 
 SOURCE = "arXiv 2509.05614v1, Table 1: OpenVLA-OFT 7B on an NVIDIA A800"
 COLUMNS = {"libero_spatial": "Spatial", "libero_object": "Object", "libero_goal": "Goal",
@@ -85,7 +84,7 @@ def own_rows(documents: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
     """Rows of the results of ``specprune eval``, one document per suite.
 
     Documents of untrained checkpoints count for nothing. Raises ConfigurationError for what is no
-    result on LIBERO, and for two results of one suite.
+    result on one of COLUMNS, and for two results of one suite.
     """
     suites: dict[str, Mapping[str, Any]] = {}
     for document in documents:
@@ -94,8 +93,11 @@ def own_rows(documents: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
             document["methods"]
         except (KeyError, TypeError):
             raise ConfigurationError("this is no result of specprune eval") from None
-        if suite not in SUITES:
-            raise ConfigurationError(f"a result of suite '{suite}', which is none of LIBERO's")
+        if suite not in COLUMNS:
+            raise ConfigurationError(
+                f"the paper's table has no column for suite '{suite}'; it has "
+                f"{', '.join(COLUMNS)}"
+            )
         if suite in suites:
             raise ConfigurationError(f"two results of suite '{suite}': name one of them")
         suites[suite] = document if trained else {"methods": {}}

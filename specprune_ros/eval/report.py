@@ -12,7 +12,6 @@ from rich import box
 from rich.table import Table
 
 from specprune_ros.eval import paper
-from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
 
 HEADS = ("method", "success", "95 %", "diff", "p", "FLOPs", "tokens", "p50 ms", "p95 ms")
 LEGEND = (
@@ -98,7 +97,7 @@ def write_html(path: Path, document: Mapping[str, Any], pictures: Sequence[Path]
                   _html_table(rows(condition["methods"], condition["paired"]))]
     if document.get("curve"):
         parts += ["<h2>At equal FLOPs</h2>", _html_table(point_rows(document["curve"]["points"]))]
-    if document["suite"] in LIBERO_SUITES:
+    if document["suite"] in paper.COLUMNS:
         parts += ["<h2>In the layout of the paper</h2>",
                   _html_table(paper.paper_rows([document]), paper.HEADS),
                   f"<p>{escape(paper.LEGEND)}</p>"]

@@ -76,7 +76,7 @@ def test_untrained_checkpoints_and_unavailable_methods_are_left_empty():
 @pytest.mark.parametrize("documents, message", [
     ([{}], "no result of specprune eval"),
     ([[]], "no result of specprune eval"),
-    ([document("tabletop")], "suite 'tabletop', which is none of LIBERO's"),
+    ([document("libero_90")], "no column for suite 'libero_90'"),
     ([document(), document()], "two results of suite 'libero_spatial'"),
 ])
 def test_what_is_no_result_is_refused(documents, message):

@@ -57,10 +57,10 @@ class RemoteLibero:
 
     def __init__(self, python: str, suite: str, render_size: int = 256) -> None:
         """python: path of the interpreter. Raises SimulatorError if it cannot play LIBERO."""
-        self.suite = suite
-        self.max_steps = MAX_STEPS[suite]
         self._connection: Connection | None = None
         self._python = python
+        self.suite = suite
+        self.max_steps = MAX_STEPS[suite]
         self._start(python, suite, render_size)
         try:
             hello, _ = self._answer()
