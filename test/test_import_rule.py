@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "tokens": {"errors", "types"},
     "share": {"errors"},
     "processes": {"errors"},
+    "provenance": {"errors"},
     "robot": BASE,
     "pruning": BASE,
     "vla": BASE,
@@ -31,7 +32,8 @@ MAY_IMPORT = {
 }
 # Offline work on top of the policy and the simulators, without ROS.
 TOOLS = {"analysis", "bench", "eval", "training"}
-MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"}
+MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share",
+                                     "provenance"}
                for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
 PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo"}

@@ -66,6 +66,7 @@ def stats_message(result: QueryResult, now: int) -> PruneStats:
         dynamic_layers=list(report.dynamic_layers),
         kept_after_dynamic=[camera.kept_dynamic[i] for i in stages for camera in cameras],
         tokens_per_layer=[len(positions) for positions in report.kept_positions],
+        kept_hashes=list(report.kept_hashes),
         **_speeds(report),
         threshold_names=list(report.thresholds),
         threshold_values=[float(value) for value in report.thresholds.values()],
