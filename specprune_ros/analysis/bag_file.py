@@ -62,8 +62,12 @@ class Bag:
         return self._reader.readers[0].storage.metadata.custom or {}
 
     @property
-    def message_count(self) -> int:
-        return self._reader.message_count
+    def counts(self) -> dict[str, int]:
+        """Topic -> number of messages."""
+        counts = dict.fromkeys(self.kinds, 0)
+        for connection in self._reader.connections:
+            counts[connection.topic] += connection.msgcount
+        return counts
 
     def topics_of(self, *kinds: str) -> list[str]:
         """Topics of these message types, in order of their names."""
