@@ -42,7 +42,7 @@ class Bag:
             self._reader.open()
         except Exception as error:  # damaged files end up as anything in the parsers below
             raise RecordingError(
-                f"bag '{self.path}' cannot be read ({type(error).__name__}: {error}); if its "
+                f"bag '{self.path}' cannot be read ({_named(error)}); if its "
                 "recording was cut off, `ros2 bag reindex` or `mcap recover` may mend it"
             ) from error
         return self
@@ -82,8 +82,7 @@ class Bag:
             for connection, time, raw in self._reader.messages(connections=chosen):
                 yield connection.topic, time, bytes(raw)
         except Exception as error:
-            raise RecordingError(
-                f"bag '{self.path}' is damaged ({type(error).__name__}: {error})") from error
+            raise RecordingError(f"bag '{self.path}' is damaged ({_named(error)})") from error
 
     def decode(self, topic: str, raw: bytes) -> Any:
         """A message as an object with ROS's field names; arrays are numpy's."""
@@ -93,10 +92,15 @@ class Bag:
         except Exception as error:
             raise RecordingError(
                 f"bag '{self.path}': a message of {topic} ({kind}) cannot be decoded: "
-                f"{type(error).__name__}: {error}"
+                f"{_named(error)}"
             ) from error
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, Any]]:
         """(topic, time of recording in ns, message) in the order of recording."""
         for topic, time, raw in self.raw(topics):
             yield topic, time, self.decode(topic, raw)
+
+
+def _named(error: Exception) -> str:
+    """Type and text of an error of the parsers, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

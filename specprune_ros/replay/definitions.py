@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from rosbags.interfaces import Nodetype
@@ -18,8 +19,12 @@ OWN_TYPES = tuple(f"{PACKAGE}/msg/{name}"
                   for name in ("ActionChunk", "PruneStats", "SimStatus", "VlaStatus"))
 
 
+@lru_cache(maxsize=1)
 def standard_store() -> Typestore:
-    """Every standard message, and those of this package: for bags that hold no definitions."""
+    """Every standard message, and those of this package: for bags that hold no definitions.
+
+    Do not change it.
+    """
     store = get_typestore(Stores.LATEST)
     add_definitions(store, OWN_TYPES)
     return store

@@ -81,9 +81,9 @@ class RunDiff:
             if over:
                 problems.append(f"{what} above {limit:g} in {len(over)} of {len(self.queries)} "
                                 f"queries, up to {self.worst(name):.6g}")
-        shapes = [q for q in self.queries if q.linf is None]
-        if shapes:
-            problems.append(f"chunks of other shapes in {len(shapes)} queries")
+        unlike = [q for q in self.queries if q.linf is None]
+        if unlike:
+            problems.append(f"chunks of other shapes, or with NaN, in {len(unlike)} queries")
         kept = [q for q in self.queries if q.kept_layers]
         if kept and max_token_change == 0:
             problems.append(f"other kept sets in {len(kept)} of {len(self.queries)} queries")
@@ -115,9 +115,9 @@ def _by_stamp(queries: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], Map
 
 
 def _diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> QueryDiff:
-    actions = np.asarray(a["actions"]), np.asarray(b["actions"])
+    actions = [np.asarray(query["actions"], np.float64) for query in (a, b)]
     l1 = linf = None
-    if actions[0].shape == actions[1].shape and actions[0].size:
+    if actions[0].shape == actions[1].shape and np.isfinite(actions).all() and actions[0].size:
         distance = np.abs(actions[0] - actions[1])
         l1, linf = float(distance.mean()), float(distance.max())
     layers = [query.get("tokens_per_layer") or [] for query in (a, b)]

@@ -43,7 +43,7 @@ def query_record(chunk: Any, stats: Any | None) -> dict[str, Any]:
     """
     rows = np.asarray(chunk.data, np.float64).reshape(chunk.horizon, chunk.dof)
     record = {"stamp": _stamp(chunk), **{name: _plain(getattr(chunk, name))
-                                         for name in _CHUNK_FIELDS}, "actions": rows.tolist()}
+                                         for name in _CHUNK_FIELDS}, "actions": _plain(rows)}
     times: dict[str, Any] = {"inference_s": float(chunk.inference_time)}
     if stats is not None:
         # A bag of an older version may lack the newer fields.

@@ -60,6 +60,7 @@ class BagPlayer:
         self.sent: dict[str, int] = dict.fromkeys(inputs, 0)
         self.now = 0
         self.progress: dict[str, int] = {}
+        self._before: dict[str, int] = {}
         self.status: VlaStatus | None = None
         self._check, self._patience, self._name = check, patience, node_name
         self._context = rclpy.Context()
@@ -109,6 +110,8 @@ class BagPlayer:
                                for p in (self._clock, *self._publishers.values())),
                    patience, "it does not subscribe to "
                    f"{', '.join(t for t, p in self._publishers.items() if not _matched(p))}")
+        self._ask()
+        self._before = self.progress
         self.settle()
 
     def set_time(self, ns: int) -> None:
@@ -154,8 +157,8 @@ class BagPlayer:
 
         def arrived() -> bool:
             # An answer may overtake a message that is on its way: hence the counters.
-            return (self._ask() and self.progress["images_received"] >= images
-                    and self.progress["joint_states_received"] >= joints)
+            return (self._ask() and self._since("images_received") >= images
+                    and self._since("joint_states_received") >= joints)
 
         self._wait(arrived, self._patience, f"it did not deal with {what}", spin=0.0)
         self._take_results()
@@ -172,9 +175,13 @@ class BagPlayer:
 
     def _take_results(self) -> None:
         """Wait for the messages of the chunks that the node has counted."""
-        count = self.progress["chunks"]
+        count = self._since("chunks")
         self._wait(lambda: len(self.chunks) >= count and len(self.stats) >= count,
                    self._patience, f"{count} chunks were sent, {len(self.chunks)} arrived")
+
+    def _since(self, counter: str) -> int:
+        """What a counter of the node has gained in this replay."""
+        return self.progress[counter] - self._before[counter]
 
     def _ask(self) -> bool:
         """Whether the node has settled; it waits a moment for that itself."""
