@@ -145,7 +145,11 @@ def node_parameters(plan: Plan, options: ReplayOptions,
     given = {"checkpoint": checkpoint and str(checkpoint_dir(checkpoint)),
              "pruning": options.pruning, "device": options.device,
              "robot_description_file": options.urdf and str(options.urdf.resolve())}
-    return values | {name: value for name, value in given.items() if value}
+    values |= {name: value for name, value in given.items() if value}
+    # ROS ignores a value that is given twice, where the second has another type.
+    for text in options.parameters:
+        values.pop(text.partition(":=")[0], None)
+    return values
 
 
 def _recorded_checkpoint(recorded: Mapping[str, object]) -> str | None:

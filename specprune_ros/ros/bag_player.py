@@ -64,7 +64,7 @@ class BagPlayer:
         self.status: VlaStatus | None = None
         self._check, self._patience, self._name = check, patience, node_name
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain_id)
+        rclpy.init(args=[], context=self._context, domain_id=domain_id)
         self._node = node = rclpy.create_node("bag_player", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)

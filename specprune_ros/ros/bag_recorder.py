@@ -73,7 +73,7 @@ class BagRecorder:
         self._status: VlaStatus | None = None  # the first of the running episode
         self._began = time.monotonic()
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
+        rclpy.init(args=[], context=self._context)
         self._node = rclpy.create_node("bag_recorder", namespace=self._namespace,
                                        context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -82,6 +82,7 @@ class BagRecorder:
         self._lists = self._node.create_client(ListParameters, f"{node}/list_parameters")
         self._gets = self._node.create_client(GetParameters, f"{node}/get_parameters")
         self._asked = False
+        self._closed = False
 
     def __enter__(self) -> BagRecorder:  # noqa: PYI034 (Self: Python 3.11)
         return self
@@ -106,7 +107,7 @@ class BagRecorder:
         self._executor.spin_once(timeout_sec=seconds)
 
     def drain(self) -> None:
-        """Record what has arrived by now, but not what comes after."""
+        """Record what has arrived by now, but not what comes after; wait for the parameters."""
         deadline = time.monotonic() + _DRAIN_S
         until = time.time_ns()
         quiet = 0  # spins in a row without a message
@@ -114,6 +115,9 @@ class BagRecorder:
             before = self.total
             self._executor.spin_once(timeout_sec=0.01)
             quiet = 0 if self.total > before else quiet + 1
+        self._closed = True
+        while self.node_seen and not self.parameters and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.05)
 
     # --- topics ---------------------------------------------------------------------------------
 
@@ -175,6 +179,8 @@ class BagRecorder:
 
     def _record(self, facts: TopicFacts, look: Callable[[bytes], None] | None, raw: bytes,
                 info: dict) -> None:
+        if self._closed:
+            return
         # When it arrived, not when it is written: the order between topics depends on it.
         self._newest = info.get("received_timestamp") or time.time_ns()
         self.flowing |= not facts.latched and facts.name not in _ALWAYS
