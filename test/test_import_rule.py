@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "policy": BASE | {"vla", "pruning", "robot", "runtime", "share"},
     "training": BASE | {"vla", "robot", "sim"},
     "eval": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"},
-    "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share", "msg"},
+    "preflight": BASE | {"vla", "pruning", "runtime", "policy", "provenance"},
+    "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "preflight", "sim", "share",
+                   "msg"},
 }
 # Offline work on top of the policy and the simulators, without ROS.
 TOOLS = {"analysis", "bench", "eval", "training"}
@@ -36,7 +38,7 @@ MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "poli
                                      "provenance"}
                for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
-PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "replay"}
+PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay"}
 
 ROS_MODULES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs",
                "geometry_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
