@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="topics that are not recorded")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--seconds", type=float, metavar="S",
-                     help="stop so long after the first picture, joint state or answer "
-                          "(without it: at Ctrl-C)")
+                     help="stop so long after the first picture, joint state or answer, on "
+                          "/clock where there is one (without it: at Ctrl-C)")
     end.add_argument("--episodes", type=int, metavar="N", help="stop after so many episodes")
     parser.add_argument("--node", default="vla_node", metavar="NAME", help="name of the node")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace of the node")
@@ -67,18 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _record(recorder, args: argparse.Namespace, stop: list[int]) -> None:
-    first: float | None = None
     next_line = time.monotonic() + _LINE_S
     while not stop:
         recorder.spin(_SPIN_S)
-        now = time.monotonic()
-        if first is None and recorder.flowing:
-            first = now
-        if now >= next_line:
-            next_line = now + _LINE_S
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + _LINE_S
             _say(f"{recorder.total} messages on {len(recorder.counts)} topics"
                  + ("" if recorder.node_seen else f"; no node {args.node} so far"))
-        if args.seconds is not None and first is not None and now - first >= args.seconds:
+        if args.seconds is not None and (recorder.age or 0.0) >= args.seconds:
             break
         if args.episodes is not None and recorder.episodes >= args.episodes:
             break

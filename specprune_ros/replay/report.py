@@ -19,8 +19,11 @@ def run_lines(summary: Mapping[str, Any], queries: Sequence[Mapping[str, Any]]) 
     latency = np.array([query["time"]["inference_s"] for query in queries]) * 1e3
     modes = [query["mode"] for query in queries]
     layers = [np.mean(q["tokens_per_layer"]) for q in queries if q.get("tokens_per_layer")]
+    counters = summary["counters"]
+    unanswered = counters["queries"] - counters["chunks"]
     rows = [
-        ("queries", f"{len(queries)} in {len({q['episode'] for q in queries})} episodes"),
+        ("queries", f"{len(queries)} in {len({q['episode'] for q in queries})} episodes"
+         + (f"; {unanswered} failed or were overtaken" if unanswered else "")),
         ("pruning", f"{summary['pruning']}, checkpoint {summary['checkpoint']['path']}"),
         ("modes", ", ".join(f"{modes.count(m)} {m.name.lower()}" for m in Mode)),
         ("tokens per layer", f"{np.mean(layers):.1f} (mean)" if layers else "not reported"),

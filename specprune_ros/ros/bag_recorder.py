@@ -15,8 +15,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rosgraph_msgs.msg import Clock
 
 from specprune_ros.msg import SimStatus, VlaStatus
+
+from .conversions import NANOSECONDS, stamp_to_ns
 
 LOOK_PERIOD = 0.2  # s between two looks at the graph
 _NODE_PATIENCE = 3.0  # s until topics are taken by their names, as there is no vla_node
@@ -51,7 +54,6 @@ class BagRecorder:
 
     counts, lost: messages per topic; lost ones show in the numbers that publishers give theirs.
     refused: topic -> why it is not recorded. parameters: of the node, once it has told them.
-    flowing: whether a message has come that is neither a latched one nor a clock's or parameter's.
     """
 
     def __init__(self, sink: Sink, node: str, namespace: str, extra: Collection[str] = (),
@@ -62,7 +64,8 @@ class BagRecorder:
         self.refused: dict[str, str] = {}
         self.parameters: dict[str, object] = {}
         self.node_seen = False
-        self.flowing = False
+        self._first: tuple[float, int | None] | None = None  # monotonic and simulated time, see age
+        self._time: int | None = None  # simulated, ns
         self._sink, self._name = sink, node
         self._namespace = f"/{namespace.strip('/')}" if namespace.strip("/") else "/"
         self._extra, self._exclude = set(extra), {*exclude, *_NEVER}
@@ -96,6 +99,19 @@ class BagRecorder:
     def episodes(self) -> int:
         """Episodes that have ended: the simulator's, or else those of vla_node with a query."""
         return self._node_episodes if self._sim_episodes is None else self._sim_episodes
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the first message, latched ones and those of no input or output apart.
+
+        On /clock where there is one. None before it.
+        """
+        if self._first is None:
+            return None
+        wall, simulated = self._first
+        if self._time is None or simulated is None:
+            return time.monotonic() - wall
+        return (self._time - simulated) / NANOSECONDS
 
     @property
     def total(self) -> int:
@@ -174,7 +190,8 @@ class BagRecorder:
 
     def _callback(self, facts: TopicFacts) -> Callable[[bytes, dict], None]:
         look = {"specprune_ros/msg/SimStatus": self._on_sim,
-                "specprune_ros/msg/VlaStatus": self._on_status}.get(facts.kind)
+                "specprune_ros/msg/VlaStatus": self._on_status,
+                "rosgraph_msgs/msg/Clock": self._on_clock}.get(facts.kind)
         return partial(self._record, facts, look)
 
     def _record(self, facts: TopicFacts, look: Callable[[bytes], None] | None, raw: bytes,
@@ -183,7 +200,8 @@ class BagRecorder:
             return
         # When it arrived, not when it is written: the order between topics depends on it.
         self._newest = info.get("received_timestamp") or time.time_ns()
-        self.flowing |= not facts.latched and facts.name not in _ALWAYS
+        if self._first is None and not facts.latched and facts.name not in _ALWAYS:
+            self._first = (time.monotonic(), self._time)
         self._count(facts.name, info)
         self._sink.write(facts, self._newest, raw)
         if look is not None:
@@ -206,6 +224,11 @@ class BagRecorder:
 
     def _on_sim(self, raw: bytes) -> None:
         self._sim_episodes = (self._sim_episodes or 0) + deserialize_message(raw, SimStatus).done
+
+    def _on_clock(self, raw: bytes) -> None:
+        self._time = stamp_to_ns(deserialize_message(raw, Clock).clock)
+        if self._first is not None and self._first[1] is None:
+            self._first = (self._first[0], self._time)
 
     def _on_status(self, raw: bytes) -> None:
         status, first = deserialize_message(raw, VlaStatus), self._status

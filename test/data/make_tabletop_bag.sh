@@ -10,7 +10,7 @@ export ROS_DOMAIN_ID=${ROS_DOMAIN_ID:-99} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOS
 export OMP_NUM_THREADS=1 LP_NUM_THREADS=1
 
 rm -rf "$bag"
-"$bin/specprune" record --out "$bag" --seconds "${1:-1.5}" &
+"$bin/specprune" record --out "$bag" --seconds "${1:-3}" &
 recorder=$!
 sleep 3 # so that the recorder misses nothing
 "$bin/python" -m specprune_ros --checkpoint specprune-tiny --ros-args \

@@ -12,9 +12,11 @@ import time
 import pytest
 import yaml
 from bags import NANO
+from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from specprune_ros.msg import ActionChunk, PruneStats, SimStatus, VlaStatus
 from std_msgs.msg import String
@@ -89,10 +91,10 @@ def test_topics_of_the_node_are_recorded_whatever_their_names(world, tmp_path):
     writer = BagWriter(tmp_path / "bag")
     with BagRecorder(writer, "vla_node", "") as recorder:
         spin(recorder, lambda: recorder.counts.get("/instruction") and recorder.parameters)
-        assert not recorder.flowing  # latched messages and parameters alone are no recording
+        assert recorder.age is None  # latched messages and parameters alone are no recording
         until(recorder, robot.images, picture)
         until(recorder, vla.chunks, ActionChunk(horizon=2, dof=1, data=[0.5, 0.25]))
-        assert recorder.flowing and recorder.parameters["checkpoint"] == "specprune-tiny"
+        assert recorder.age > 0 and recorder.parameters["checkpoint"] == "specprune-tiny"
         recorder.drain()
         assert recorder.lost == {} and "/unrelated" not in recorder.counts
     writer.close({"lost": {}})
@@ -162,16 +164,37 @@ def test_messages_that_were_lost_are_counted(world):
     assert recorder.lost == {"/joint_states": missing} and missing >= 100
 
 
-def test_episodes_are_the_simulators_or_those_of_the_node_with_a_query(tmp_path):
-    class Sink:
-        def write(self, *_message): ...
+class Ignore:
+    def write(self, *_message): ...
 
-    def given(recorder, kind, **fields):
-        look = recorder._callback(TopicFacts("/t", f"specprune_ros/msg/{kind.__name__}", 1, 0))
-        recorder.counts.setdefault("/t", 0)
-        look(serialize_message(kind(**fields)), {"received_timestamp": 1})
 
-    with BagRecorder(Sink(), "vla_node", "") as recorder:
+def given(recorder, kind, topic="/t", package="specprune_ros", **fields):
+    """Have the recorder take a message."""
+    recorder.counts.setdefault(topic, 0)
+    recorder._callback(TopicFacts(topic, f"{package}/msg/{kind.__name__}", True, False))(
+        serialize_message(kind(**fields)), {"received_timestamp": 1})
+
+
+def test_seconds_are_those_of_the_simulated_clock(ros_process):
+    with BagRecorder(Ignore(), "vla_node", "") as recorder:
+        def tick(seconds):
+            given(recorder, Clock, "/clock", "rosgraph_msgs", clock=Time(sec=seconds))
+
+        tick(5)
+        assert recorder.age is None
+        given(recorder, JointState, "/joint_states", "sensor_msgs")
+        assert recorder.age == 0.0
+        tick(8)
+        assert recorder.age == 3.0
+    with BagRecorder(Ignore(), "vla_node", "") as recorder:
+        given(recorder, JointState, "/joint_states", "sensor_msgs")
+        assert 0.0 <= recorder.age < 3600.0  # no clock: wall seconds
+        given(recorder, Clock, "/clock", "rosgraph_msgs", clock=Time(sec=9))
+        assert recorder.age == 0.0
+
+
+def test_episodes_are_the_simulators_or_those_of_the_node_with_a_query(ros_process):
+    with BagRecorder(Ignore(), "vla_node", "") as recorder:
         for episode, queries in ((0, 0), (1, 0), (1, 2), (2, 2), (2, 3), (4, 3)):
             given(recorder, VlaStatus, episode=episode, queries=queries)
         assert recorder.episodes == 2  # the first had no query
@@ -229,7 +252,8 @@ def test_a_full_disk_is_named(tmp_path):
 
 # --- the command -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [
+    signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_closes_the_bag(end, world, ros_environment, tmp_path):
     _, robot = world
     process = subprocess.Popen(

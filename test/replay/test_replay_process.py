@@ -149,6 +149,7 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path, capsys):
     assert "not an empty folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_there_is_the_nodes_fault(specprune, tmp_path):
     result = specprune("replay", BAG, "--out", "run", "--checkpoint", tmp_path / "none")
     assert result.returncode == 1
@@ -162,6 +163,7 @@ def test_a_node_that_ends_is_an_error_with_its_last_words(specprune):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_bag_without_a_query_is_an_error_that_says_why(specprune, tmp_path):
     bag = write(tmp_path / "bag", [
         ("/instruction", 1.0, text("lift")),
