@@ -219,6 +219,7 @@ setup(
         'rich>=13,<16',
         'matplotlib~=3.10',
         'pyyaml>=5.4,<7',
+        'packaging>=21',
     ],
     extras_require={
         'ros': ROS_KILTED,

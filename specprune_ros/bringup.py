@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -128,9 +128,14 @@ def lossless_inputs(namespace: str = "") -> dict[str, object]:
     Its subscriptions are best effort, as camera drivers need. In lockstep a lost picture would
     leave a hole in the frame ring on a slow machine and make the result depend on it.
     """
+    return lossless(SIM_TOPICS, namespace)
+
+
+def lossless(topics: Iterable[str], namespace: str = "") -> dict[str, object]:
+    """Parameters that make a node's subscriptions of these topics (relative names) reliable."""
     prefix = f"/{namespace.strip('/')}/" if namespace.strip("/") else "/"
     parameters: dict[str, object] = {}
-    for topic in SIM_TOPICS:
+    for topic in topics:
         start = f"qos_overrides.{prefix}{topic}.subscription"
         parameters[f"{start}.reliability"] = "reliable"
         parameters[f"{start}.depth"] = 32

@@ -28,6 +28,12 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "specprune_ros.demo",
             "drive the simulated arm over ROS 2 with the pruned policy, and write a video"),
+    Command("doctor", "specprune_ros.doctor",
+            "check machine, ROS and checkpoint before the policy runs"),
+    Command("record", "specprune_ros.replay.record_command",
+            "record inputs and outputs of vla_node into a ROS 2 bag (MCAP)"),
+    Command("replay", "specprune_ros.replay.command",
+            "send a bag through vla_node in lock-step, or compare two such runs"),
     Command("collect", "specprune_ros.training.collect_command",
             "collect demonstrations of the scripted expert in the embedded simulator"),
     Command("train", "specprune_ros.training.train_command",

@@ -4,6 +4,7 @@ Units are SI and frames follow REP-103/105 unless a field says otherwise.
 """
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Mapping
@@ -91,6 +92,15 @@ class PruneReport:
     def visual_tokens_kept(self) -> int:
         """Visual tokens that enter the last decoder layer."""
         return sum(c.kept_dynamic[-1] if c.kept_dynamic else c.kept_static for c in self.cameras)
+
+    @property
+    def kept_hashes(self) -> tuple[int, ...]:
+        """A 64-bit hash of the positions per decoder layer; PruneStats.msg says which."""
+        return tuple(
+            int.from_bytes(
+                hashlib.blake2b(np.asarray(p, "<i8").tobytes(), digest_size=8).digest(), "little")
+            for p in self.kept_positions
+        )
 
 
     @property

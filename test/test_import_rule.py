@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "tokens": {"errors", "types"},
     "share": {"errors"},
     "processes": {"errors"},
+    "provenance": {"errors"},
     "robot": BASE,
     "pruning": BASE,
     "vla": BASE,
@@ -27,14 +28,17 @@ MAY_IMPORT = {
     "policy": BASE | {"vla", "pruning", "robot", "runtime", "share"},
     "training": BASE | {"vla", "robot", "sim"},
     "eval": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"},
-    "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share", "msg"},
+    "preflight": BASE | {"vla", "pruning", "runtime", "policy", "provenance"},
+    "ros": BASE | {"vla", "pruning", "robot", "runtime", "policy", "preflight", "sim", "share",
+                   "msg"},
 }
 # Offline work on top of the policy and the simulators, without ROS.
 TOOLS = {"analysis", "bench", "eval", "training"}
-MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share"}
+MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share",
+                                     "provenance"}
                for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
-PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "through_ros"}
+PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay", "through_ros"}
 
 ROS_MODULES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs",
                "geometry_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",

@@ -1,21 +1,17 @@
-"""ROS 2 bags (MCAP or SQLite) as streams of pictures and joint states, without a ROS."""
+"""What is in a bag: its topics, its episodes, its pictures. Without a ROS."""
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import Stores, get_typestore
 
+from specprune_ros.analysis.bag_file import Bag
 from specprune_ros.errors import ImageError, RecordingError
 
-_log = logging.getLogger(__name__)
 _NANO = 1_000_000_000
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _JOINTS, _STRING = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
@@ -67,55 +63,6 @@ class Segment:
     def complete(self) -> bool:
         """Whether every camera has seen something."""
         return all(self.images.values())
-
-
-class Bag:
-    """A bag that can be read several times. Use it as a context.
-
-    Raises RecordingError if it is no bag, or damaged.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            # Bags of distributions before Iron hold no message definitions; the standard messages
-            # used here are the same in all of them.
-            self._reader = AnyReader([self.path], default_typestore=get_typestore(Stores.LATEST))
-        except FileNotFoundError:
-            raise RecordingError(
-                f"bag '{self.path}' does not exist, or is a folder without metadata.yaml "
-                "(`ros2 bag reindex` writes it anew)"
-            ) from None
-        except (AnyReaderError, OSError, ValueError) as error:
-            raise RecordingError(f"'{self.path}' is no ROS 2 bag: {error}") from error
-
-    def __enter__(self) -> Bag:
-        try:
-            self._reader.open()
-        except (AnyReaderError, OSError, ValueError) as error:
-            raise RecordingError(f"bag '{self.path}' cannot be read: {error}") from error
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._reader.close()
-
-    def topics_of(self, *kinds: str) -> list[str]:
-        """Topics of these message types, in order of their names."""
-        return sorted({c.topic for c in self._reader.connections if c.msgtype in kinds})
-
-    def messages(self, topics: set[str]) -> Iterator[tuple[str, int, Any]]:
-        """(topic, time of recording in ns, message) in the order of recording."""
-        chosen = [c for c in self._reader.connections if c.topic in topics]
-        if not chosen:
-            return
-        for connection, time, raw in self._reader.messages(connections=chosen):
-            try:
-                yield connection.topic, time, self._reader.deserialize(raw, connection.msgtype)
-            except (AnyReaderError, KeyError) as error:
-                raise RecordingError(
-                    f"bag '{self.path}': a message of {connection.topic} ({connection.msgtype}) "
-                    f"cannot be decoded: {error}"
-                ) from error
 
 
 def find_topics(

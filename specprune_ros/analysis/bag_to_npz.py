@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from specprune_ros.analysis.bag import (
-    Bag,
     JointSample,
     Segment,
     find_topics,
     read_pictures,
     read_segments,
 )
+from specprune_ros.analysis.bag_file import Bag
 from specprune_ros.analysis.output import say_written
 from specprune_ros.analysis.recording import Recording
 from specprune_ros.analysis.writing import check_output_file, check_output_folder

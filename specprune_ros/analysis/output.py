@@ -5,10 +5,8 @@ import argparse
 import csv
 import json
 import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable
 
@@ -16,11 +14,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from specprune_ros import __version__
 from specprune_ros.analysis.inputs import Inputs
 from specprune_ros.analysis.threads import thread_settings
 from specprune_ros.analysis.writing import naming_failures
 from specprune_ros.policy import Policy
+from specprune_ros.provenance import git_commit, versions
 
 UNTRAINED = "random weights say nothing about accuracy"
 _PACKAGES = ("torch", "transformers", "numpy", "mujoco")
@@ -29,16 +27,10 @@ _PACKAGES = ("torch", "transformers", "numpy", "mujoco")
 def provenance(args: argparse.Namespace, command: str) -> dict[str, Any]:
     """What was run, with which settings, by which versions, on which machine."""
     settings = {k: v for k, v in vars(args).items() if k not in ("run", "command", "analysis")}
-    versions = {"specprune_ros": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     return {
         "command": command,
         "settings": settings,
-        "versions": versions,
+        "versions": {**dict.fromkeys(_PACKAGES), **versions(_PACKAGES)},
         "commit": git_commit(),
         "machine": {"cpu": _cpu_name(), "system": platform.platform(),
                     "threads": {"torch": 1, **thread_settings()}},
@@ -87,25 +79,6 @@ def caption(policy: Policy, path: Path, n: str) -> str:
     """One line under a title: the checkpoint and n."""
     trained = "" if policy.trained else f" (untrained: {UNTRAINED})"
     return f"{checkpoint_name(policy, path)}{trained}, n = {n}"
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout that the package runs from, ``-dirty`` if it has changes; else None.
-
-    An installed copy has no commit of its own, even if it lies inside some checkout.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty",
-             "--exclude=*"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None  # git is not installed, or refuses a folder of another owner
-    return found.stdout.strip()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

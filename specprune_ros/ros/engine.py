@@ -72,6 +72,7 @@ class Engine:
         self._callbacks = callbacks
         self._runner = QueryRunner(policy, settings)
         self._active = False
+        self._asked = self._looked = 0  # see settled()
         self._thread = InferenceThread(lock, self._next_job, self._run)
 
     # --- control -------------------------------------------------------------------------------
@@ -125,6 +126,22 @@ class Engine:
             self._lock.notify_all()
             self._callbacks.changed()
             return began
+
+    def settled(self, timeout: float) -> bool:
+        """Whether within ``timeout`` seconds everything that came in so far has been dealt with.
+
+        Then no query runs, and none begins before another input, or time, makes it due.
+        """
+        with self._lock:
+            self._asked += 1
+            asked = self._asked
+            self._lock.notify_all()
+            return self._lock.wait_for(lambda: self._looked >= asked, timeout)
+
+    def progress(self) -> dict[str, int]:
+        """The counters, and the episode."""
+        with self._lock:
+            return {"episode": self.planner.episode, **vars(self.counters)}
 
     # --- inputs --------------------------------------------------------------------------------
 
@@ -182,6 +199,13 @@ class Engine:
     # --- inference thread ----------------------------------------------------------------------
 
     def _next_job(self) -> Job | None:
+        job = self._planned()
+        if job is None and self._looked != self._asked:
+            self._looked = self._asked
+            self._lock.notify_all()
+        return job
+
+    def _planned(self) -> Job | None:
         if not self._active:
             return None
         try:

@@ -67,6 +67,7 @@ def stats_message(result: QueryResult, now: int) -> PruneStats:
         kept_after_dynamic=[camera.kept_dynamic[i] for i in stages for camera in cameras],
         visual_tokens_per_layer=[n for layer in report.visual_tokens_per_layer for n in layer],
         tokens_per_layer=[len(positions) for positions in report.kept_positions],
+        kept_hashes=list(report.kept_hashes),
         **_speeds(report),
         threshold_names=list(report.thresholds),
         threshold_values=[float(value) for value in report.thresholds.values()],

@@ -4,6 +4,7 @@ Configure loads the policy and opens the topics, activate starts queries, cleanu
 """
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import traceback
@@ -39,6 +40,7 @@ from .status import StatusReporter
 from .vla_parameters import VlaSettings
 
 STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is cleaned up
+SETTLE_TIMEOUT = 0.1  # s that ~/settle waits; the executor's thread does nothing else meanwhile
 
 
 class VlaNode(LifecycleNode):
@@ -150,8 +152,9 @@ class VlaNode(LifecycleNode):
                             lambda msg: engine.on_description(msg.data), qos.latched())
         self._chunks = self._advertise(ActionChunk, "action_chunk")
         self._stats = self._advertise(PruneStats, "prune_stats")
-        service = self.create_service(Trigger, "~/reset_episode", self._on_reset)
-        self._endpoints.append(partial(self.destroy_service, service))
+        for name, callback in (("~/reset_episode", self._on_reset), ("~/settle", self._on_settle)):
+            service = self.create_service(Trigger, name, callback)
+            self._endpoints.append(partial(self.destroy_service, service))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable, profile) -> None:
         subscription = self.create_subscription(
@@ -217,6 +220,12 @@ class VlaNode(LifecycleNode):
         episode, start = self._engine.reset_episode()
         response.message = reset_answer(episode, start)
         response.success = True
+        return response
+
+    def _on_settle(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """For replays in lock-step: what has come in, and whether it has been dealt with."""
+        response.success = self._engine.settled(SETTLE_TIMEOUT)
+        response.message = json.dumps({"now": self._now(), **self._engine.progress()})
         return response
 
     def _on_time_jump(self, _jump: object) -> None:

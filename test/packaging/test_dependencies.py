@@ -20,6 +20,7 @@ DECLARED_AS = {
     "matplotlib": ("matplotlib", "python3-matplotlib"),
     "mujoco": ("mujoco", None),
     "numpy": ("numpy", "python3-numpy"),
+    "packaging": ("packaging", "python3-packaging"),
     "pinocchio": ("pin", "pinocchio"),
     "ray": ("ray", None),  # an extra
     "rich": ("rich", "python3-rich"),
