@@ -16,6 +16,7 @@ from torch import nn
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.training.data import BatchMaker, Demonstrations
+from specprune_ros.training.dropping import KEPT
 from specprune_ros.training.network import Losses, TrainingNetwork
 from specprune_ros.training.optimiser import Optimiser
 from specprune_ros.training.parallel import agree, average_gradients, run_processes
@@ -36,7 +37,8 @@ class TrainConfig:
     samples: training samples in all; vision_share of them train the towers alone first. minutes:
     end after so long instead, the schedule following the clock (0: no such limit; with it a run
     cannot be repeated bit by bit). init: checkpoint directory to start from. processes: each has
-    its part of every batch, on one machine's CPUs.
+    its part of every batch, on one machine's CPUs. drop_share: of the batches of the full network,
+    those that lose patches (training/dropping.py).
     """
 
     data: tuple[str, ...]
@@ -52,6 +54,7 @@ class TrainConfig:
     bf16: bool = False
     device: str = "cpu"
     threads: int = 1
+    drop_share: float = 0.0
     processes: int = 1
     minutes: float = 0.0
     seed: int = 0
@@ -165,10 +168,11 @@ class Trainer:
         draw = [self.config.seed, self.rank, self.done]
         rng = np.random.default_rng(draw)
         torch.manual_seed(int(rng.integers(2**63)))
-        # The prompt's length is common to the processes, so that none waits for another.
-        length = self.batches.draw_length(
-            self.train_pool, np.random.default_rng([self.config.seed, self.done])
-        )
+        # Lengths are common to the processes, so that none waits for another.
+        common = np.random.default_rng([self.config.seed, self.done])
+        length = self.batches.draw_length(self.train_pool, common)
+        dropping = common.random() < self.config.drop_share
+        kept = int(common.choice(KEPT)) if dropping else None
         size = self.config.batch // self.config.processes
         batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
@@ -177,7 +181,7 @@ class Trainer:
                 loss = self.network.patch_loss(self.network.features(batch.images, True), batch)
                 values = {"patch": loss}
             else:
-                losses, _ = self.network(batch)
+                losses, _ = self.network(batch, kept=kept)
                 loss, values = losses.total, _named(losses)
         optimiser.zero_grad()
         loss.backward()
@@ -306,6 +310,7 @@ class Trainer:
             "labels": len(self.data.label_actions),
             "data_seeds": [int(seeds.min()), int(seeds.max())],
             "instructions": self.data.instructions,
+            "batches_without_some_patches": self.config.drop_share,
             "auxiliary_losses": ["patch entities", "pointing", "offset to target and destination"],
             "samples": self.done,
             "torch": torch.__version__,
