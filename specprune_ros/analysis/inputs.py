@@ -42,8 +42,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """--checkpoint and how to load it."""
     group = parser.add_argument_group("checkpoint")
     group.add_argument("--checkpoint", type=Path, metavar="DIR",
-                       help="OpenVLA-OFT checkpoint: a directory, or the name of one that comes with "
-                            "the package (without it: the trained one)")
+                       help="OpenVLA-OFT checkpoint: a directory, or the name of one that comes "
+                            "with the package (without it: the trained one)")
     group.add_argument("--device", default="cpu", help="torch device")
     group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
                        help="type of the weights")
