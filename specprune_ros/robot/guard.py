@@ -8,7 +8,7 @@ refused, with the reason.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,10 @@ class GuardLimits:
                 raise ConfigurationError(
                     f"the workspace from {list(self.workspace[0])} to {list(self.workspace[1])} is "
                     "no box; give x, y, z of its lower and of its upper corner in m")
+
+    def without_workspace(self) -> GuardLimits:
+        """The same limits where the tool may be anywhere."""
+        return replace(self, workspace=None)
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ class Latch:
 
     reason: str = ""
     in_a_row: int = 0
-    total: int = field(default=0)  # failures ever
+    total: int = 0  # failures ever
 
     def fail(self, reason: str, latch_after: int) -> bool:
         """Count a failure; returns whether it latches now. ``latch_after`` in a row do."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ConfigurationError, JointStateError
-from ..robot.kinematics import ArmKinematics
+from ..robot.kinematics import ArmKinematics, Pose
 from ..robot.proprio import ProprioSpec, proprio_vector
 from ..robot.velocity import TwistEstimator
 from .conversions import NANOSECONDS
@@ -35,11 +35,13 @@ class JointReading:
 class ArmSample:
     """State of the arm at a stamp (ns).
 
+    pose: of the tool in the base frame.
     twist: [6] of the tool in the axes of the base frame (m/s, rad/s); None if not known yet.
     proprio: [6 + gripper joints] for the policy, or None where it is not used.
     """
 
     stamp: int
+    pose: Pose
     twist: np.ndarray | None
     proprio: np.ndarray | None
 
@@ -147,4 +149,4 @@ class ArmTracker:
         proprio = None
         if self._with_proprio:
             proprio = proprio_vector(sample.pose, sample.positions, self._spec)
-        return ArmSample(reading.stamp, sample.twist, proprio)
+        return ArmSample(reading.stamp, sample.pose, sample.twist, proprio)

@@ -9,7 +9,7 @@ from ..errors import ConfigurationError
 from ..policy import load_policy
 from ..share import checkpoint_dir
 from .arm_state import ArmTracker
-from .inference import Policy
+from .query import Policy
 from .vla_parameters import VlaSettings
 
 #: Dimensions of an action that ActionChunk.EE_DELTA_POSE describes.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..errors import ConfigurationError
 from ..pruning.registry import known_methods
 from .conversions import ROTATIONS
+from .guard_parameters import GUARD_PARAMETERS, guard_limits
 from .parameters import Change, ParameterSpec, Settings
 
 _LIVE, _UNCONFIGURED, _START = Change.LIVE, Change.UNCONFIGURED, Change.START
@@ -49,6 +50,9 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "image_raw/compressed.", _UNCONFIGURED, choices=("raw", "compressed")),
     ParameterSpec("camera_rotation", (0,), "Degrees by which pictures are turned clockwise to be "
                   "upright: 0, 90, 180 or 270; one value for all cameras, or one each."),
+    ParameterSpec("min_contrast", 3, "Smallest difference between the brightest and the darkest "
+                  "value of a picture (0..255); one below is blank (covered lens, dead sensor) "
+                  "and not used.", _LIVE, 0, 255),
     ParameterSpec("sync_slop", 0.02, "Largest difference in seconds between the stamps of one set "
                   "of pictures.", _LIVE, 0.0, 1.0),
     # --- arm
@@ -76,6 +80,7 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "copied into the chunks.", _LIVE, 1e-6, 10.0),
     ParameterSpec("unit_scale.rotation", 0.5, "Radians per controller unit of rotation, copied "
                   "into the chunks.", _LIVE, 1e-6, 10.0),
+    *GUARD_PARAMETERS,
 )
 
 
@@ -98,6 +103,7 @@ class VlaSettings(Settings):
         if len(reference) != 4 or not any(reference):
             raise ConfigurationError(f"orientation_reference_xyzw is {list(reference)}; it must be "
                                      "a quaternion x, y, z, w")
+        guard_limits(self, needs_pose=False)
         if self["replan_steps"] > self["chunk_length"]:
             raise ConfigurationError(
                 f"replan_steps ({self['replan_steps']}) is more than chunk_length "

@@ -1,0 +1,53 @@
+"""What vla_node publishes about its queries."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from specprune_ros.msg import ActionChunk, PruneStats
+
+from . import qos
+from .messages import Hold, Published, chunk_message, hold_message, stats_message
+from .publishing import publish_while_up
+from .query import QueryResult
+
+
+class VlaOutputs:
+    """The publishers of chunks and their stats; silent unless the node is active."""
+
+    def __init__(self, node: LifecycleNode, dry_run: Callable[[], bool]) -> None:
+        """Open the topics. ``dry_run``: whether nothing may reach whatever moves, at present."""
+        self._node = node
+        self._dry_run = dry_run
+        self._undo: list[Callable[[], object]] = []
+        self._chunks = self._advertise(ActionChunk, "action_chunk")
+        self._preview = self._advertise(ActionChunk, "action_chunk_preview")
+        self._stats = self._advertise(PruneStats, "prune_stats")
+
+    def close(self) -> None:
+        """Close the topics."""
+        while self._undo:
+            self._undo.pop()()
+
+    def publish(self, result: QueryResult) -> None:
+        self._send(chunk_message(result))
+
+    def hold(self, hold: Hold) -> None:
+        self._send(hold_message(hold))
+
+    def publish_stats(self, published: Published) -> None:
+        publish_while_up(self._stats, stats_message(published), self._node.context)
+
+    def _send(self, message: ActionChunk) -> None:
+        publisher = self._preview if self._dry_run() else self._chunks
+        publish_while_up(publisher, message, self._node.context)
+
+    def _advertise(self, kind: type, topic: str):
+        publisher = self._node.create_lifecycle_publisher(
+            kind, topic, qos.results(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._undo.append(partial(self._node.destroy_lifecycle_publisher, publisher))
+        return publisher
