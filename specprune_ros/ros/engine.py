@@ -58,10 +58,15 @@ class Engine:
         self._faults = faults
         self._lock = lock
         self._callbacks = callbacks
-        self._runner = QueryRunner(policy, settings["pruning"], self._judge, self._in_time)
+        self._runner = QueryRunner(policy, settings.method, self._judge, self._in_time)
         self.shadow = Shadow(self._runner, callbacks.warn)
         self._active = False
         self._thread = InferenceThread(lock, self._next_job, self._run)
+
+    @property
+    def active(self) -> bool:
+        """Whether queries are made."""
+        return self._active
 
     # --- control -------------------------------------------------------------------------------
 
@@ -126,11 +131,17 @@ class Engine:
             self._callbacks.changed()
             return reason
 
-    def time_jumped_back(self) -> bool:
-        """Take note that the ROS clock was set back; returns whether a new episode started."""
+    def time_jumped(self, backward: bool) -> bool:
+        """Take note that the ROS clock was set; returns whether a new episode started."""
         with self._lock:
-            began = self.planner.time_went_back(self._callbacks.now())
-            self.responder.safety.time_went_back(self._callbacks.now())
+            now = self._callbacks.now()
+            if self._active and self.responder.safety.moving:
+                self.responder.hold("the clock was set")
+            if backward:
+                began = self.planner.time_went_back(now)
+                self.responder.safety.time_went_back(now)
+            else:
+                began = self.planner.time_went_forward()
             self._lock.notify_all()
             self._callbacks.changed()
             return began
@@ -210,9 +221,7 @@ class Engine:
                 published = self._finish(job, outcome)
                 self._callbacks.changed()
             if published is not None:
-                published = self.shadow.compare(published)
-                with self._lock:
-                    self._callbacks.publish_stats(published)
+                self._callbacks.publish_stats(self.shadow.compare(published))
         except Exception as error:  # the thread must live on
             with self._lock:
                 self.responder.fail(FaultCode.INFERENCE, "answer", error)

@@ -41,7 +41,7 @@ def load(settings: VlaSettings) -> Policy:
         unnorm_key=settings["unnorm_key"] or None,
         center_crop=settings["center_crop"],
         jpeg_roundtrip=settings["jpeg_roundtrip"],
-        pruning=settings["pruning"],
+        pruning=settings.method,
         chunk_length=settings["chunk_length"],
         control_period=settings["control_period"],
     )

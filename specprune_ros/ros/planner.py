@@ -1,7 +1,7 @@
 """When to query the policy, and with what. Plain Python; stamps are integer nanoseconds."""
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class QueryPlanner:
         self.arm_mismatches = 0
         self.inputs = (*map(camera_input, settings["cameras"]), JOINT_STATES)
         self.newest: dict[str, int] = {}  # stamp of the newest message of each input
+        self.received: Counter[str] = Counter()  # messages of each input, good or bad
         self._ready: deque[ImageSet] = deque(maxlen=_READY_SETS)
         self._last_set: TimedSet | None = None
         self._first_picture: int | None = None  # stamp, since pictures were last forgotten
@@ -114,6 +115,7 @@ class QueryPlanner:
     def note(self, name: str, stamp: int) -> None:
         """Note that a message of an input has come, good or bad."""
         self.newest[name] = stamp
+        self.received[name] += 1
 
     def add_image(self, camera: str, stamp: int, image: Any) -> None:
         """Take a picture, of any type. Stamps that jump back start a new episode."""
@@ -182,6 +184,15 @@ class QueryPlanner:
         self._not_before = None
         self.newest = {name: min(stamp, now) for name, stamp in self.newest.items()}
         return True
+
+    def time_went_forward(self) -> bool:
+        """Forget what lies before a gap in time; returns whether a new episode started."""
+        began = self._last_query is not None or self._busy
+        if began:
+            self._next_episode()
+        self._last_set = self._first_picture = None
+        self.arm.forget_motion()
+        return began
 
     def next_job(self, now: int) -> Job | None:
         """What to do next, or None if there is nothing to do."""

@@ -185,7 +185,7 @@ class QueryRunner:
         return self._dense
 
     def _use_method(self, job: Job) -> None:
-        method = job.settings["pruning"]
+        method = job.settings.method
         if method != self._method:
             self.policy.set_pruning(method)
             self._method = method

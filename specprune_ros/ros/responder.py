@@ -26,10 +26,11 @@ _DECODING = "decoding"  # of pictures, in the inference thread
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What is asked of the node. All are called with the lock held, by either thread.
+    """What is asked of the node. All but publish_stats are called with the lock held.
 
-    now: ns on the ROS clock. publish: of a chunk. publish_stats: of that chunk, later. hold: of a
-    hold chunk. changed: the status may be another now. warn, log_error: of a text.
+    now: ns on the ROS clock. publish: of a chunk. publish_stats: of that chunk, later, by the
+    inference thread. hold: of a hold chunk. changed: the status may be another now. warn,
+    log_error: of a text.
     """
 
     now: Callable[[], int]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -24,12 +24,13 @@ from std_srvs.srv import Trigger
 
 from specprune_ros.msg import VlaStatus
 
-from ..errors import CheckpointError, SpecpruneError
+from ..errors import CheckpointError, ConfigurationError, SpecpruneError
 from . import qos
+from .diagnostics import Diagnostics
 from .engine import Engine
 from .faults import FaultCode
 from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
-from .messages import Hold
+from .messages import Hold, Published
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
 from .query import Policy
@@ -37,10 +38,12 @@ from .responder import Callbacks
 from .spinning import spin_until_signal
 from .status import PERIOD as STATUS_PERIOD
 from .status import StatusReporter
+from .vla_diagnostics import VlaDiagnostics
 from .vla_outputs import VlaOutputs
 from .vla_parameters import VlaSettings
 
 STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is cleaned up
+FORWARD_JUMP = 10.0  # s by which the ROS clock may step without a new episode
 HOLD_LOG_PAUSE = 5.0  # s between two lines in the log that say so
 WATCH_PERIOD = 0.05  # s of wall time between two looks at what is overdue
 
@@ -61,13 +64,16 @@ class VlaNode(LifecycleNode):
         self._parameter_server = ParameterServer(
             self, VlaSettings, self._apply, lambda: self._reporter.publish_changes())
         self._reporter = StatusReporter(self, self._engine_lock, self._settings)
+        self._diagnostics = VlaDiagnostics(
+            self._engine_lock, lambda: self._engine, self._settings, self._now)
+        self._diagnostic_updater = Diagnostics(self, "policy", self._diagnostics.tasks())
         # Until the first success; after a failure only when something has changed.
         self._autostart = self._settings()["autostart"]
         self._failed_with: tuple | None = None  # fingerprint at the last failure
         self._seen: tuple | None = None  # fingerprint at the last look
         self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
-                          on_clock_change=False),
+            JumpThreshold(min_forward=Duration(seconds=FORWARD_JUMP),
+                          min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_time_jump)
         # Wall time: a simulated clock that stands still must not hide the status.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -86,13 +92,16 @@ class VlaNode(LifecycleNode):
             settings.check()
             with self._reporter.meanwhile():
                 policy = self._load_policy(settings)
-            self._outputs = VlaOutputs(self, self._dry_run)
+            self._outputs = VlaOutputs(self, settings["cameras"], self._dry_run)
             self._endpoints.append(self._outputs.close)
             self._engine = Engine(policy, settings, self._reporter.faults, self._engine_lock,
                                   self._engine_callbacks())
             if settings["robot_description_file"]:
                 describe_from_file(self._engine.planner.arm, settings)
             self._open(settings)
+            self._diagnostics.restart()
+            if settings["instruction"]:
+                self._engine.on_instruction(settings["instruction"])
             self._reporter.engine = self._engine
         except Exception as error:  # whatever it is, the node stays up and says so
             self._failed_with = files
@@ -149,8 +158,7 @@ class VlaNode(LifecycleNode):
             self._subscribe(CompressedImage if compressed else Image, topic,
                             partial(engine.on_image, camera), qos.sensor_data())
         self._subscribe(JointState, JOINT_STATES, engine.on_joint_states, qos.sensor_data())
-        self._subscribe(String, "instruction",
-                        lambda msg: engine.on_instruction(msg.data), qos.latched())
+        self._subscribe(String, "instruction", self._on_instruction, qos.latched())
         if not settings["robot_description_file"]:
             self._subscribe(String, "robot_description",
                             lambda msg: engine.on_description(msg.data), qos.latched())
@@ -211,8 +219,19 @@ class VlaNode(LifecycleNode):
         return self._seen == before != self._failed_with
 
     def _apply(self, settings: VlaSettings) -> None:
+        text = settings["instruction"]
+        other = text != self._settings()["instruction"]
+        if other and not text.strip():
+            raise ConfigurationError("the instruction is empty: give the task in natural language")
         if self._engine is not None:
             self._engine.apply(settings)
+            if other:
+                self._engine.on_instruction(text)
+
+    def _on_instruction(self, message: String) -> None:
+        self._engine.on_instruction(message.data)
+        if message.data.strip():
+            self._parameter_server.note("instruction", message.data.strip())
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.message = f"episode {self._engine.reset_episode()}"
@@ -225,9 +244,10 @@ class VlaNode(LifecycleNode):
         response.success = True
         return response
 
-    def _on_time_jump(self, _jump: object) -> None:
-        if self._engine is not None and self._engine.time_jumped_back():
-            self.get_logger().info("time was set back: a new episode begins")
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        backward = jump.delta.nanoseconds < 0
+        if self._engine is not None and self._engine.time_jumped(backward):
+            self.get_logger().info("the clock was set: a new episode begins")
 
     def _settings(self) -> VlaSettings:
         return self._parameter_server.settings
@@ -241,12 +261,16 @@ class VlaNode(LifecycleNode):
     def _engine_callbacks(self) -> Callbacks:
         log, outputs = self.get_logger(), self._outputs
 
+        def stats(published: Published) -> None:
+            self._diagnostics.note(published)
+            outputs.publish_stats(published)
+
         def hold(hold: Hold) -> None:
             outputs.hold(hold)
             log.warning(f"holding: {hold.why}", throttle_duration_sec=HOLD_LOG_PAUSE)
 
         return Callbacks(
-            now=self._now, publish=outputs.publish, publish_stats=outputs.publish_stats, hold=hold,
+            now=self._now, publish=outputs.publish, publish_stats=stats, hold=hold,
             changed=self._reporter.publish_changes, warn=lambda text: log.warning(text),
             log_error=lambda text: log.error(text))
 

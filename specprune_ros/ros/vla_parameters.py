@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from ..errors import ConfigurationError
-from ..pruning.registry import known_methods
+from ..pruning.config import SpecPruneConfig
 from .conversions import ROTATIONS
 from .guard_parameters import GUARD_PARAMETERS, guard_limits
-from .parameters import Change, ParameterSpec, Settings
+from .method_parameters import CUSTOM, METHOD_PARAMETERS, changed, config_of, started
+from .parameters import Change, ParameterSpec, Settings, Value
 
 _LIVE, _UNCONFIGURED, _START = Change.LIVE, Change.UNCONFIGURED, Change.START
 
@@ -33,8 +35,10 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "data was.", _UNCONFIGURED),
     ParameterSpec("chunk_length", 8, "Actions per chunk that the checkpoint was trained for.",
                   _UNCONFIGURED, 1, 100),
-    ParameterSpec("pruning", "specprune", "Pruning method; off computes every token.",
-                  choices=known_methods()),
+    *METHOD_PARAMETERS,
+    # --- task
+    ParameterSpec("instruction", "", "Task in natural language; the topic instruction changes it, "
+                  "too. Another one starts a new episode."),
     # --- timing
     ParameterSpec("control_period", 0.05, "Seconds between the actions of a chunk.",
                   _UNCONFIGURED, 0.001, 10.0),
@@ -89,6 +93,18 @@ class VlaSettings(Settings):
 
     specs = VLA_PARAMETERS
 
+    @classmethod
+    def started(cls, given: Mapping[str, Value]) -> VlaSettings:
+        return cls(started(given))
+
+    def completed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        return changed(self, values)
+
+    @cached_property
+    def method(self) -> str | SpecPruneConfig:
+        """The pruning method as a policy takes it: a name, or the settings of custom."""
+        return config_of(self) if self["pruning"] == CUSTOM else self["pruning"]
+
     def check(self) -> None:
         """Raise ConfigurationError where a value, or values together, make no sense."""
         super().check()
@@ -104,6 +120,7 @@ class VlaSettings(Settings):
             raise ConfigurationError(f"orientation_reference_xyzw is {list(reference)}; it must be "
                                      "a quaternion x, y, z, w")
         guard_limits(self, needs_pose=False)
+        config_of(self)
         if self["replan_steps"] > self["chunk_length"]:
             raise ConfigurationError(
                 f"replan_steps ({self['replan_steps']}) is more than chunk_length "

@@ -27,6 +27,8 @@ class FakePolicy:
         self.dense = None
         self.dense_fault = None
         self.replan = False
+        self.mode = Mode.FINE
+        self.report = None  # in place of the usual one
         self.observations = []
         self.episodes = []
         self.fault = None
@@ -73,9 +75,11 @@ class FakePolicy:
                            observation.stamp)
 
     def _report(self, number):
+        if self.report is not None:
+            return self.report
         return PruneReport(
             method=self.pruning,
-            mode=Mode.FINE,
+            mode=self.mode,
             query_number=number,
             kept_positions=(np.arange(20), np.arange(12), np.arange(9)),
             cameras=(CameraTokens("primary", 8, 3, 2, 1, 5, (4, 3)),
