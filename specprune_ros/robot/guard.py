@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 MOTION = 6  # three translations, three rotations; the gripper follows
 DOF = MOTION + 1
 AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
-EARLY = 0.5  # control periods that a stamp may lie ahead of the clock: it overtook the clock
+EARLY = 2.0  # control periods that a stamp may lie ahead of the clock: it overtook the clock
 _ROUNDING = 1e-9  # relative; a value that is at a limit up to rounding is at the limit
 
 

@@ -10,7 +10,7 @@ from specprune_ros.msg import ActionChunk
 
 from ..errors import ActionError
 from ..robot.gripper import check_actions, env_to_rlds_gripper
-from ..robot.guard import DOF, MOTION
+from ..robot.guard import DOF, EARLY, MOTION
 from .conversions import NANOSECONDS, stamp_to_ns
 
 _ROUNDING = 1e-6
@@ -71,7 +71,7 @@ def _check_meaning(message: ActionChunk, settings: Mapping) -> None:
 
 def _check_time(stamp: int, now: int, rows: int, period: float) -> None:
     age = (now - stamp) / NANOSECONDS
-    if age < -period:
+    if age < -EARLY * period:
         raise ActionError(f"its stamp lies {-age:.3f} s in the future. Check the clocks, and "
                           "use_sim_time")
     if age >= rows * period:

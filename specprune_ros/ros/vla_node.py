@@ -275,12 +275,13 @@ class VlaNode(LifecycleNode):
             log_error=lambda text: log.error(text))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None,
+         load_policy: Callable[[VlaSettings], Policy] = load) -> int:
     """Run the node until it is interrupted. Returns the exit status."""
     # ROS's own handler would shut the context down before the node can publish a last hold chunk.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = VlaNode()
+        node = VlaNode(load_policy)
     except ParameterException as error:
         sys.stderr.write(f"vla_node: a parameter cannot be used: {error}\n")
         rclpy.try_shutdown()

@@ -85,7 +85,7 @@ def test_chunk_that_an_arm_must_not_be_given(ros, changes, words, capfd):
 
 def test_old_chunk_and_one_of_another_clock_are_refused(ros):
     rig = PlayerRig(ros, "twist").up()
-    for stamp in (rig.now - 8 * PERIOD, rig.now + 2 * PERIOD, 1_800_000_000 * 10**9, 0):
+    for stamp in (rig.now - 8 * PERIOD, rig.now + 3 * PERIOD, 1_800_000_000 * 10**9, 0):
         rig.send(action_chunk(stamp))
     assert rig.core.counters.rejected == 4
     rig.tick(3)

@@ -68,6 +68,8 @@ def test_diagnostics_of_what_goes_wrong(bench):
     tasks = diagnostics(bench)
     assert int(values(tasks["safety"])["rejected"]) >= 1
     assert "nan" in values(tasks["safety"])["last rejection"]
+    bench.policy.fail(None)
+    bench.rig.query()
     bench.rig.observe(periods=60, images={"wrist": None})
     bench.rig.until(lambda: bench.rig.status.state == VlaStatus.WAITING
                     or "camera/wrist" in bench.rig.status.fault_text)

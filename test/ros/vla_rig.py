@@ -68,7 +68,7 @@ class Rig:
         node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.results(100))
         node.create_subscription(ActionChunk, "action_chunk_preview", self.previews.append,
                                  qos.results())
-        node.create_subscription(PruneStats, "prune_stats", self.stats.append, qos.results())
+        node.create_subscription(PruneStats, "prune_stats", self._on_stats, qos.results(100))
         node.create_subscription(VlaStatus, "vla_status", self.statuses.append, qos.latched())
         self._clients = {}
         self._last = []  # (publisher, message) of the last observation
@@ -132,6 +132,11 @@ class Rig:
         """Keep a chunk, and check what holds for every chunk that is ever published."""
         assert_safe(message)
         (self.holds if message.source == ActionChunk.HOLD else self.chunks).append(message)
+
+    def _on_stats(self, message):
+        """Keep stats, and check that the chunk was not stale when it was published."""
+        assert -0.1 <= message.observation_age < 0.4
+        self.stats.append(message)
 
     @property
     def status(self):
