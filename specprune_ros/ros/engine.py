@@ -87,9 +87,13 @@ class Engine:
             self.responder.safety.stop()
 
     def stop(self, timeout: float) -> bool:
-        """End the thread; returns whether a running query ended within ``timeout`` seconds."""
+        """End the thread and let go of the policy; returns whether a running query ended within
+        ``timeout`` seconds. The engine cannot be used again."""
         self.deactivate()
-        return self._thread.stop(timeout)
+        ended = self._thread.stop(timeout)
+        # ROS may keep subscriptions, and with them this object, for a while.
+        del self._policy, self._runner, self.shadow
+        return ended
 
     def wake(self) -> None:
         """Look again whether there is something to do, or something overdue (time has passed)."""

@@ -1,6 +1,7 @@
 """From parameters to a loaded policy that fits them, and the files that decide about it."""
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
@@ -47,6 +48,13 @@ def load(settings: VlaSettings) -> Policy:
     )
     policy.warm_up(settings["cameras"])
     return policy
+
+
+def free_memory() -> None:
+    """Give back what a policy that nobody holds any more had taken, the GPU's memory included."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def uses_proprio(settings: VlaSettings, policy: Policy) -> bool:

@@ -29,7 +29,13 @@ from . import qos
 from .diagnostics import Diagnostics
 from .engine import Engine
 from .faults import FaultCode
-from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
+from .loading import (
+    RobotDescriptionError,
+    describe_from_file,
+    fingerprint,
+    free_memory,
+    load,
+)
 from .messages import Hold, Published
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
@@ -182,6 +188,7 @@ class VlaNode(LifecycleNode):
         self._engine = None
         while self._endpoints:
             self._endpoints.pop()()
+        free_memory()
 
     def _report_configuration(self, error: Exception) -> None:
         code = FaultCode.CONFIGURATION

@@ -1,5 +1,7 @@
 """vla_node in this process with a policy that has no network: what goes in, what comes out."""
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from vla_rig import INSTRUCTION, PERIOD, URDF, rows
 from specprune_ros.errors import CheckpointError, InferenceError
 from specprune_ros.ros import qos
 from specprune_ros.ros.conversions import ns_to_stamp, stamp_to_ns
+from specprune_ros.ros.engine import Engine
 from specprune_ros.ros.vla_node import VlaNode
 from specprune_ros.types import Mode
 
@@ -318,6 +321,31 @@ def test_cleanup_frees_the_policy_and_configure_loads_it_again(bench):
     bench.rig.query()
     assert len(bench.loader.policies) == 2
     assert bench.rig.await_state(VlaStatus.RUNNING).chunks == 1  # counted from configure
+
+
+def test_cleanup_frees_the_memory_of_the_policy(bench):
+    bench.rig.query()
+    policy = weakref.ref(bench.loader.policies.pop())
+    assert policy() is not None
+    assert bench.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert bench.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    gc.collect()
+    assert policy() is None
+
+
+def test_error_in_a_transition_leaves_a_node_that_can_be_configured_again(ros, monkeypatch):
+    bench = Bench(ros)
+    assert bench.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+    def fail(self):
+        raise RuntimeError("no memory for the graph")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "activate", fail)
+        assert bench.node.trigger_activate() != TransitionCallbackReturn.SUCCESS
+    bench.rig.await_state(VlaStatus.UNCONFIGURED)
+    bench.up()
+    bench.rig.query()
 
 
 def test_status_goes_on_while_the_policy_is_being_loaded(ros, module_ros):

@@ -4,6 +4,7 @@ The rig checks every chunk and every stat that is published: finite, in range, n
 """
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from sim_bridge_harness import PROCESS as BRIDGE
 from specprune_ros.msg import ActionChunk, VlaStatus
 from std_msgs.msg import String
 from vla_bench import Bench
-from vla_rig import INSTRUCTION, PERIOD, Rig, assert_safe
+from vla_rig import INSTRUCTION, PERIOD, URDF, Rig, assert_safe
 
+from specprune_ros.ros import qos
 from specprune_ros.ros.chunk_player_node import ChunkPlayerNode
 from specprune_ros.ros.conversions import ns_to_stamp, stamp_to_ns
+from specprune_ros.ros.engine import Engine
 from specprune_ros.ros.vla_parameters import VLA_PARAMETERS
 
 FAKE = Path(__file__).with_name("fake_vla_process.py")
@@ -88,26 +91,28 @@ def test_simulated_time_that_jumps_forward_starts_an_episode(bench):
 
 @pytest.mark.parametrize("count", [
     300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
-def test_random_and_malformed_messages_on_every_topic(bench, count):
+def test_random_and_malformed_messages_on_every_topic(ros, count, monkeypatch):
     """The node stays up, publishes nothing unsafe, and works again with good messages."""
-    rng = random.Random(count)
+    received, rng = counted(monkeypatch), random.Random(count)
+    bench = Bench(ros).up()
     node = bench.rig.node
     before, _ = bench.rig.query()
+    bench.set(watchdog__latch_after=1e6, guard__latch_after=1_000_000)  # it shall go on and on
     publishers = [
         *((node.create_publisher(Image, f"camera/{c}/image_raw", qos_profile_sensor_data), image)
           for c in ("primary", "wrist")),
         (node.create_publisher(JointState, "joint_states", qos_profile_sensor_data), joints),
-        (node.create_publisher(String, "instruction", 10), text),
-        (node.create_publisher(String, "robot_description", 10), description)]
-    for k in range(count):
+        (node.create_publisher(String, "instruction", qos.latched()), text),
+        (node.create_publisher(String, "robot_description", qos.latched()), description)]
+    for k in range(count + 3):  # a latched topic keeps the newest message only
         bench.rig.now += rng.choice([0, PERIOD, 4 * PERIOD])
         for publisher, make in publishers:
+            expected = received.total() + 1
             publisher.publish(make(rng, bench.rig.now))
+            assert bench.ros.spin_until(lambda e=expected: received.total() >= e), received
         if k % 10 == 0:
             bench.rig.observe(periods=rng.choice([0, 1, 8]))
-        bench.ros.executor.spin_once(timeout_sec=0.0)
-        if k % 20 == 19:
-            bench.ros.spin_until(lambda: False, timeout=0.02)
+    assert len(received) == 5 and min(received.values()) >= count
     if bench.rig.status.latched:
         bench.rig.clear_fault()
     bench.rig.now += 40 * PERIOD
@@ -118,6 +123,20 @@ def test_random_and_malformed_messages_on_every_topic(bench, count):
     chunk, _ = bench.rig.query()
     assert chunk.episode >= before.episode
     bench.rig.await_state(VlaStatus.RUNNING)
+
+
+def counted(monkeypatch):
+    """Counter of the messages that reach an engine, good or bad, by topic."""
+    received = Counter()
+    for method in ("on_image", "on_joint_states", "on_instruction", "on_description"):
+        real = getattr(Engine, method)
+
+        def counting(self, *arguments, name=method, real=real):
+            received[(name, *arguments[:-1])] += 1
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Engine, method, counting)
+    return received
 
 
 def random_stamp(rng, now):
@@ -308,10 +327,9 @@ def test_two_instances_in_two_namespaces_do_not_mix(ros, processes):
     feeds = [rig.node.create_publisher(kind, f"/left/{topic}", 10) for kind, topic in (
         (Image, "camera/primary/image_raw"), (Image, "camera/wrist/image_raw"),
         (JointState, "joint_states"))]
-    description = rig.node.create_publisher(String, "/left/robot_description", rig_latched())
+    description = rig.node.create_publisher(String, "/left/robot_description", qos.latched())
 
     def feed():
-        from vla_rig import URDF
         rig.observe(periods=1)
         description.publish(String(data=URDF))
         for publisher, message in zip(feeds, (rig.picture("primary"), rig.picture("wrist"),
@@ -323,8 +341,3 @@ def test_two_instances_in_two_namespaces_do_not_mix(ros, processes):
     for chunk in seen["left"]:
         assert_safe(chunk)
     assert seen["right"] == [] and rig.chunks == []
-
-
-def rig_latched():
-    from specprune_ros.ros import qos
-    return qos.latched()
