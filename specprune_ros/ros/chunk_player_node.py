@@ -61,6 +61,7 @@ class ChunkPlayerNode(Node):
     def close(self) -> None:
         """Stop what moves; call it before destroy_node()."""
         self.core.stop("the node is shut down", self._now())
+        self.output.flush()
 
     def _take_joints(self, settings: PlayerSettings) -> None:
         """Joint states and the description of the robot, where the output needs them."""

@@ -68,6 +68,9 @@ class Output:
     def forget(self) -> None:
         """The next motion starts from where the arm is."""
 
+    def flush(self) -> None:
+        """Wait until what was sent has arrived, but not for ever."""
+
 
 class PlayerCore:
     """The state of the player. Times: ns on the ROS clock, and wall seconds for vla_status."""

@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -19,6 +21,8 @@ from . import qos
 from .conversions import NANOSECONDS, ns_to_stamp, stamp_to_ns
 from .player_core import Output
 from .player_parameters import PlayerSettings
+
+_PATIENCE = 0.5  # wall s for subscribers that are slow to take the last command
 
 
 def make_output(node: Node, settings: PlayerSettings) -> Output:
@@ -35,15 +39,22 @@ class _Publishing(Output):
     def __init__(self, node: Node, settings: PlayerSettings) -> None:
         self.settings = settings
         self._node = node
+        self._publishers: list[Publisher] = []
         self._gripper = self._advertise(Float64MultiArray, "gripper_positions")
 
     def apply(self, settings: PlayerSettings) -> None:
         self.settings = settings
 
     def _advertise(self, kind: type, topic: str):
-        return self._node.create_publisher(
+        publisher = self._node.create_publisher(
             kind, topic, qos.results(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._publishers.append(publisher)
+        return publisher
+
+    def flush(self) -> None:
+        for publisher in self._publishers:
+            publisher.wait_for_all_acked(Duration(seconds=_PATIENCE))
 
     def _move_gripper(self, command: float) -> None:
         """0 close .. 1 open, by the nearer end; the middle leaves it as it is."""

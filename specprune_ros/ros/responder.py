@@ -104,9 +104,9 @@ class Responder:
         now = self._callbacks.now()
         missing, overdue = self.safety.problems(now, self.query_since)
         alarm = self.safety.check(now, missing + overdue)
-        if overdue and self.safety.watchdog.armed:
+        if overdue:
             self._faults.raise_fault(FaultCode.TIMEOUT, WATCHDOG, "; ".join(overdue))
-        elif not overdue:
+        else:
             self._faults.clear(FaultCode.TIMEOUT, WATCHDOG)
         if alarm is Alarm.HOLD:
             self.hold("; ".join(missing + overdue))

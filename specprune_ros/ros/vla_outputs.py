@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
@@ -16,6 +17,8 @@ from .messages import Hold, Published, chunk_message, hold_message, stats_messag
 from .overlay import depth_of_patches, draw
 from .publishing import publish_while_up
 from .query import QueryResult
+
+_PATIENCE = 0.5  # wall s for subscribers that are slow to take the last chunk
 
 
 class VlaOutputs:
@@ -34,7 +37,8 @@ class VlaOutputs:
                           for camera in cameras}
 
     def close(self) -> None:
-        """Close the topics."""
+        """Close the topics, once the last chunk has arrived."""
+        self._chunks.wait_for_all_acked(Duration(seconds=_PATIENCE))
         while self._undo:
             self._undo.pop()()
 

@@ -101,6 +101,51 @@ def test_mode_follows_differenced_positions_too(running):
     assert (modes[1], modes[3]) == (ActionChunk.COARSE, ActionChunk.FINE)
 
 
+def test_budget_that_is_changed_live_changes_what_is_kept(running):
+    _, before = running.query()
+    assert running.set_parameter("budgets.scene.coarse.local", 4).successful
+    _, stats = running.query(slide_speed=FAST)
+    _, stats = running.query(slide_speed=FAST)
+    assert stats.method == "custom" and stats.mode == ActionChunk.COARSE
+    assert stats.parameter_revision == before.parameter_revision + 1
+    # Of each of the two speculation layers.
+    assert stats.kept_local[0] <= 2 * 4 < before.kept_local[0]
+    refused = running.set_parameter("budgets.scene.fine.local", 3)
+    assert not refused.successful and "fine" in refused.reason
+    assert running.set_parameter("pruning", "specprune").successful
+    _, stats = running.query()
+    assert stats.method == "specprune"
+
+
+def test_shadow_query_measures_the_distance_from_dense(running):
+    assert running.set_parameter("shadow.every", 1).successful
+    _, stats = running.query()
+    assert 0 < stats.shadow_distance < 2
+    assert running.set_parameter("pruning", "off").successful
+    _, stats = running.query()
+    assert np.isnan(stats.shadow_distance)
+    for name, value in (("shadow.every", 0), ("pruning", "specprune")):
+        assert running.set_parameter(name, value).successful
+
+
+def test_arm_that_slows_down_gets_a_query_before_its_time(running):
+    assert running.set_parameter("controller.replan", True).successful
+    for _ in range(2):
+        chunk, _ = running.query(slide_speed=FAST)
+    assert chunk.mode == ActionChunk.COARSE
+    due = chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec + 8 * PERIOD
+    sent = len(running.chunks)
+    for _ in range(6):
+        running.observe(periods=1, slide_speed=STILL)
+        frames = running.status.images_received
+        running.until(lambda f=frames: running.status.images_received > f)
+    running.until(lambda: len(running.chunks) > sent)
+    early = running.chunks[sent]
+    assert early.mode == ActionChunk.FINE
+    assert early.header.stamp.sec * 10**9 + early.header.stamp.nanosec < due
+    assert running.set_parameter("pruning", "specprune").successful  # and off again
+
+
 # --- bad input: named, survived, over as soon as the input is good -----------------------------
 
 @pytest.mark.parametrize("change, words", [
