@@ -240,6 +240,7 @@ setup(
             'specprune = specprune_ros.cli:main',
             'vla_node = specprune_ros.ros.vla_node:main',
             'sim_bridge_node = specprune_ros.ros.sim_bridge_node:main',
+            'chunk_player_node = specprune_ros.ros.chunk_player_node:main',
         ],
         # Pruners of other packages register here: name = module:Class.
         'specprune_ros.pruners': [],

@@ -19,6 +19,7 @@ from specprune_ros.bringup import (
     LOG_LEVELS,
     fastdds_variable,
     launch_nodes,
+    localhost_setting,
 )
 
 PACKAGE = 'specprune_ros'
@@ -35,8 +36,12 @@ def generate_launch_description():
     # Images do not fit Fast DDS's default shared memory. What the user has set stays.
     profiles = [] if variable in os.environ else [SetEnvironmentVariable(
         variable, PathJoinSubstitution([FindPackageShare(PACKAGE), FASTDDS_PROFILES]))]
+    # Whoever can publish on the domain can move the arm: other machines only if the user says so.
+    name, value = localhost_setting(os.environ)
+    discovery = [] if name in os.environ else [SetEnvironmentVariable(name, value)]
     return LaunchDescription([
         *profiles,
+        *discovery,
         *arguments,
         DeclareLaunchArgument(
             'sim', default_value='true', choices=list(BOOLEAN),

@@ -26,12 +26,15 @@ class NodeSpec:
     """A node: its name (also its section in the parameter file), executable and module.
 
     simulation: the node belongs to the simulated world and is left out on a real robot.
+    robot: the node belongs to a real robot; with the simulated world, which plays the chunks
+        itself, it is started only if its output is named.
     """
 
     name: str
     executable: str
     module: str
     simulation: bool = False
+    robot: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ NODES: tuple[NodeSpec, ...] = (
     NodeSpec("vla_node", "vla_node", "specprune_ros.ros.vla_node"),
     NodeSpec("sim_bridge_node", "sim_bridge_node", "specprune_ros.ros.sim_bridge_node",
              simulation=True),
+    NodeSpec("chunk_player_node", "chunk_player_node", "specprune_ros.ros.chunk_player_node",
+             robot=True),
 )
 
 #: Arguments of the launch file and of ``python -m specprune_ros`` that set a node parameter of the
@@ -64,6 +69,9 @@ ARGUMENTS: tuple[Argument, ...] = (
              "every token"),
     Argument("autostart", "vla_node", "configure and activate at start, without a manager",
              BOOLEAN),
+    Argument("output", "chunk_player_node",
+             "what action chunks become: a topic for the arm's controller, or none",
+             ("none", "joint_trajectory", "joint_positions", "twist")),
     Argument("suite", "sim_bridge_node", "suite of simulated worlds"),
 )
 
@@ -161,10 +169,7 @@ def prepare_environment(environment: MutableMapping[str, str]) -> socket.socket 
     """
     from .share import share_dir
 
-    if environment.get("ROS_DISTRO") == "humble":
-        environment.setdefault("ROS_LOCALHOST_ONLY", "1")
-    else:
-        environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment.setdefault(*localhost_setting(environment))
     environment.setdefault(fastdds_variable(), str(share_dir() / FASTDDS_PROFILES))
     environment.setdefault("PYTHONUNBUFFERED", "1")
     if environment.get("ROS_DOMAIN_ID"):
@@ -172,6 +177,13 @@ def prepare_environment(environment: MutableMapping[str, str]) -> socket.socket 
     domain, lock = reserve_domain()
     environment["ROS_DOMAIN_ID"] = str(domain)
     return lock
+
+
+def localhost_setting(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Name and value of the variable that keeps DDS on this machine (docs/security.md)."""
+    if environment.get("ROS_DISTRO") == "humble":
+        return "ROS_LOCALHOST_ONLY", "1"
+    return "ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"
 
 
 def fastdds_variable() -> str:
@@ -263,8 +275,10 @@ def launch_nodes(values: Mapping[str, str | None], *, sim: bool = True,
     for spec in NODES:
         if spec.simulation and not sim:
             continue
+        if spec.robot and sim and values.get("output") in (None, "", "none"):
+            continue
         parameters: dict[str, object] = {"use_sim_time": use_sim_time}
-        if sim and not spec.simulation:
+        if sim and spec.name == "vla_node":
             parameters.update(lossless_inputs(namespace))
         result.append((spec, {**parameters, **by_node[spec.name]}))
     return result

@@ -93,9 +93,18 @@ def test_a_value_goes_to_its_node_and_an_empty_one_nowhere():
 
 
 def test_real_robots_keep_best_effort_inputs():
-    (vla, parameters), = launch_nodes({}, sim=False)
-    assert vla.name == "vla_node"
-    assert parameters == {"use_sim_time": False}
+    nodes = launch_nodes({}, sim=False)
+    assert [spec.name for spec, _ in nodes] == ["vla_node", "chunk_player_node"]
+    assert all(parameters == {"use_sim_time": False} for _, parameters in nodes)
+
+
+def test_the_player_runs_beside_the_simulation_only_where_its_output_is_named():
+    def names(output):
+        return [spec.name for spec, _ in launch_nodes({"output": output})]
+
+    assert names("") == names("none") == names(None) == ["vla_node", "sim_bridge_node"]
+    nodes = {spec.name: parameters for spec, parameters in launch_nodes({"output": "twist"})}
+    assert nodes["chunk_player_node"] == {"use_sim_time": True, "output": "twist"}
 
 
 NODE_SCRIPT = """

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from specprune_ros.bringup import ARGUMENTS, LOG_LEVELS, NODES, fastdds_variable
+from specprune_ros.bringup import ARGUMENTS, LOG_LEVELS, NODES, fastdds_variable, localhost_setting
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.share import share_dir
 from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
@@ -148,18 +148,19 @@ def test_arguments_are_those_of_the_table_and_all_are_described(launch_file):
 
 
 def test_nodes_are_those_of_the_table(launch_file):
-    nodes = start(launch_file)
+    nodes = start(launch_file, output="twist")
     assert set(nodes) == {spec.executable for spec in NODES}
+    assert set(start(launch_file)) == {"vla_node", "sim_bridge_node"}
     for spec in NODES:
         assert nodes[spec.executable].kwargs["name"] == spec.name
         assert nodes[spec.executable].kwargs["package"] == "specprune_ros"
         assert settings(nodes[spec.executable])["use_sim_time"] is True
 
 
-def test_without_the_simulation_only_the_policy_runs_on_wall_time(launch_file):
+def test_without_the_simulation_policy_and_player_run_on_wall_time(launch_file):
     nodes = start(launch_file, sim="false")
-    assert set(nodes) == {"vla_node"}
-    assert settings(nodes["vla_node"]) == {"use_sim_time": False}
+    assert set(nodes) == {"vla_node", "chunk_player_node"}
+    assert all(settings(node) == {"use_sim_time": False} for node in nodes.values())
     assert settings(start(launch_file, sim="false", use_sim_time="true")["vla_node"]) == {
         "use_sim_time": True}
 
@@ -192,6 +193,7 @@ def environment_actions(launch_file):
 
 def test_dds_profiles_are_set_before_the_nodes_unless_the_user_did(launch_file, monkeypatch):
     monkeypatch.delenv(fastdds_variable(), raising=False)
+    monkeypatch.setenv(localhost_setting({})[0], "SUBNET")
     (action,) = environment_actions(launch_file)
     name, value = action.args
     assert name == fastdds_variable()
@@ -201,6 +203,17 @@ def test_dds_profiles_are_set_before_the_nodes_unless_the_user_did(launch_file, 
     assert launch_file.generate_launch_description().args[0][0].args[0] == name
     monkeypatch.setenv(fastdds_variable(), "/home/me/mine.xml")
     assert environment_actions(launch_file) == []
+
+
+def test_discovery_stays_on_this_machine_unless_the_user_says_otherwise(launch_file, monkeypatch):
+    monkeypatch.setenv(fastdds_variable(), "/home/me/mine.xml")
+    name, value = localhost_setting({})
+    monkeypatch.delenv(name, raising=False)
+    (action,) = environment_actions(launch_file)
+    assert action.args == (name, value) == ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv(name, "SUBNET")
+    assert environment_actions(launch_file) == []
+    assert localhost_setting({"ROS_DISTRO": "humble"}) == ("ROS_LOCALHOST_ONLY", "1")
 
 
 def test_a_namespace_that_ros_refuses_starts_nothing(launch_file):

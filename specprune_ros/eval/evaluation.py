@@ -30,7 +30,7 @@ from specprune_ros.eval.match import Match, parse_targets
 from specprune_ros.eval.methods import DEFAULT, DENSE, VIEWS, parse_methods
 from specprune_ros.eval.plots import draw
 from specprune_ros.eval.record import Record
-from specprune_ros.eval.report import LEGEND, table, write_html
+from specprune_ros.eval.report import LEGEND, remarks, table, write_html
 from specprune_ros.eval.settings import (
     TUNING_SEEDS,
     EvalSettings,
@@ -283,8 +283,7 @@ def _show(document: dict[str, Any]) -> None:
     if document["suite"] in paper.COLUMNS:
         console.print(paper.paper_table([document]))
         console.print(paper.LEGEND, highlight=False)
-    for name, method in document["methods"].items():
-        if "unavailable" in method:
-            console.print(f"{name} is not available: {method['unavailable']}", markup=False)
+    for text in remarks(document["methods"]):
+        console.print(text, markup=False)
     if checkpoint["note"]:
         console.print(checkpoint["note"], highlight=False)

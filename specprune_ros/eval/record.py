@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from specprune_ros.robot.gripper import to_env_actions
+from specprune_ros.robot.guard import saturate
 from specprune_ros.types import ActionChunk, Mode
 
 Record = dict[str, Any]
@@ -16,8 +17,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Query:
-    """What a query gave. at: control periods played before it. actions: float64 [C, 7], as the
-    policy gave them. kept: visual tokens that entered each layer, [layer][camera]."""
+    """What a query gave.
+
+    at: control periods played before it. actions: float64 [C, 7], saturated as the guard of
+    vla_node and every simulator do. kept: visual tokens that entered each layer, [layer][camera].
+    fallback: vla_node gave a dense chunk in the place of the method's, which failed or was refused.
+    """
 
     at: int
     actions: np.ndarray
@@ -25,11 +30,12 @@ class Query:
     flops: float
     dense_flops: float
     fine: bool
+    fallback: bool = False
 
     @classmethod
     def of(cls, at: int, chunk: ActionChunk) -> Query:
         report = chunk.report
-        return cls(at, chunk.actions, report.visual_tokens_per_layer, report.flops,
+        return cls(at, saturate(chunk.actions), report.visual_tokens_per_layer, report.flops,
                    report.dense_flops, report.mode is Mode.FINE)
 
     @property
@@ -52,6 +58,7 @@ def played_record(
         "dense_flops": [query.dense_flops for query in queries],
         "fine": [query.fine for query in queries],
         "dense": [query.flops == query.dense_flops for query in queries],
+        "fallbacks": [number for number, query in enumerate(queries) if query.fallback],
         "chunk_digests": [query.digest for query in queries],
         **_jumps(_executed(queries, steps), [query.at for query in queries]),
     }

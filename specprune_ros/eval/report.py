@@ -53,6 +53,18 @@ def rows(methods: Mapping[str, Any], paired: Mapping[str, Any]) -> list[list[str
     return found
 
 
+def remarks(methods: Mapping[str, Any]) -> list[str]:
+    """What is to be known about the figures of methods, in sentences."""
+    found = []
+    for name, m in methods.items():
+        if "unavailable" in m:
+            found.append(f"{name} is not available: {m['unavailable']}")
+        elif m["fallbacks"]:
+            found.append(f"{name}: {m['fallbacks']} queries were answered dense in its place, as "
+                         "vla_node does where a query fails or its guard refuses the chunk")
+    return found
+
+
 def table(title: str, methods: Mapping[str, Any], paired: Mapping[str, Any]) -> Table:
     """For the terminal."""
     shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -92,6 +104,7 @@ def write_html(path: Path, document: Mapping[str, Any], pictures: Sequence[Path]
                      "about accuracy.</p>")
     parts += [_html_table(rows(document["methods"], document["paired"])),
               f"<p>{escape(LEGEND)}</p>"]
+    parts += [f"<p class=warning>{escape(text)}</p>" for text in remarks(document["methods"])]
     for condition in document["perturbed"]:
         parts += [f"<h2>{escape(condition['label'])}</h2>",
                   _html_table(rows(condition["methods"], condition["paired"]))]

@@ -47,6 +47,7 @@ def summarize(
         "decoder_flops_ratio_pruned_queries": _pruned_ratio(records),
         "queries_per_episode": float(np.mean([len(r["flops"]) for r in records])),
         "dense_query_share": float(np.mean(_all(records, "dense"))),
+        "fallbacks": len(_all(records, "fallbacks")),
         "mode_share": _modes(_all(records, "fine")),
         "steps_per_episode": float(np.mean([r["steps"] for r in records])),
         "episode_s": {

@@ -14,7 +14,8 @@ CLOCK = "rosgraph_msgs/msg/Clock"
 _CAMERA = re.compile(r"(?:^|/)camera/([A-Za-z][A-Za-z0-9_]*)/image_raw(/compressed)?$")
 _INPUTS = {"joint_states": JOINTS, "instruction": STRING, "robot_description": STRING}
 _OUTPUTS = {name: f"specprune_ros/msg/{kind}" for name, kind in (
-    ("action_chunk", "ActionChunk"), ("prune_stats", "PruneStats"), ("vla_status", "VlaStatus"))}
+    ("action_chunk", "ActionChunk"), ("action_chunk_preview", "ActionChunk"),
+    ("prune_stats", "PruneStats"), ("vla_status", "VlaStatus"))}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Plan:
     inputs: recorded topic -> the node's topic. kinds: recorded topic -> message type.
     cameras: in token order. compressed: whether they are CompressedImages.
     clock: topic of the recorded clock. outputs: what the node published when the bag was recorded,
-    by name (action_chunk, prune_stats, vla_status) -> topic.
+    by name (action_chunk, action_chunk_preview, prune_stats, vla_status) -> topic.
     """
 
     inputs: Mapping[str, str]

@@ -36,13 +36,12 @@ def note_of(bag: Bag) -> Mapping[str, Any]:
 
 def recorded_queries(bag: Bag, plan: Plan) -> list[dict[str, Any]]:
     """What the node answered when the bag was recorded; empty where that was not recorded."""
-    if "action_chunk" not in plan.outputs:
-        return []
-    answers: dict[str, list] = {name: [] for name in plan.outputs}
-    topics = {topic: name for name, topic in plan.outputs.items() if name != "vla_status"}
+    stats_topic = plan.outputs.get("prune_stats")
+    topics = [topic for name, topic in plan.outputs.items() if name != "vla_status"]
+    chunks, stats = [], []
     for topic, _, message in bag.messages(topics):
-        answers[topics[topic]].append(message)
-    return paired_records(answers["action_chunk"], answers.get("prune_stats", ()))
+        (stats if topic == stats_topic else chunks).append(message)
+    return paired_records(chunks, stats)
 
 
 def load_run(path: Path) -> Run:

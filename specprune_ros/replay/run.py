@@ -17,12 +17,13 @@ from ..errors import RecordingError
 FORMAT = 1
 _SUMMARY, _QUERIES = "run.json", "queries.jsonl"
 _NANO = 1_000_000_000
+_POLICY, _HOLD = 0, 2  # ActionChunk.source
 _CHUNK_FIELDS = ("episode", "query_number", "mode", "instruction", "parameter_revision", "dt",
                  "horizon", "dof")
 _STATS_FIELDS = ("method", "dense_refresh", "cameras", "tokens_in", "kept_static",
                  "dynamic_layers", "kept_after_dynamic", "tokens_per_layer",
                  "translational_speed", "rotational_speed", "vertical_velocity", "flops",
-                 "dense_flops")
+                 "dense_flops", "saturated")
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ def query_record(chunk: Any, stats: Any | None) -> dict[str, Any]:
 
     ``time`` holds what depends on the machine; everything else is the same in every replay.
     ``stamp`` is the observation's, in ns; ``actions`` the rows of the chunk; ``kept_hashes`` are in
-    hexadecimal. NaN becomes None.
+    hexadecimal; ``source`` is 0, or 1 where the node gave a dense chunk in the place of a pruned
+    one. NaN becomes None.
     """
     rows = np.asarray(chunk.data, np.float64).reshape(chunk.horizon, chunk.dof)
     record = {"stamp": _stamp(chunk), **{name: _plain(getattr(chunk, name))
-                                         for name in _CHUNK_FIELDS}, "actions": _plain(rows)}
+                                         for name in _CHUNK_FIELDS},
+              "source": _source(chunk), "actions": _plain(rows)}
     times: dict[str, Any] = {"inference_s": float(chunk.inference_time)}
     if stats is not None:
         # A bag of an older version may lack the newer fields.
@@ -57,9 +60,10 @@ def query_record(chunk: Any, stats: Any | None) -> dict[str, Any]:
 
 
 def paired_records(chunks: Iterable[Any], stats: Iterable[Any]) -> list[dict[str, Any]]:
-    """A record per chunk, with the stats of the same query where there are any."""
+    """A record per chunk, with the stats of the same query where there are any. Holds are none."""
     by_query = {_key(message): message for message in stats}
-    return [query_record(chunk, by_query.get(_key(chunk))) for chunk in chunks]
+    queries = [chunk for chunk in chunks if _source(chunk) != _HOLD]
+    return [query_record(chunk, by_query.get(_key(chunk))) for chunk in queries]
 
 
 def digest(queries: Iterable[Mapping[str, Any]]) -> str:
@@ -130,6 +134,10 @@ def _timeless(query: Mapping[str, Any]) -> dict[str, Any]:
 
 def _key(message: Any) -> tuple[int, int, int]:
     return (_stamp(message), int(message.episode), int(message.query_number))
+
+
+def _source(chunk: Any) -> int:
+    return int(getattr(chunk, "source", _POLICY))  # older bags have none
 
 
 def _stamp(message: Any) -> int:

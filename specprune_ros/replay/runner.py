@@ -6,7 +6,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from .timeline import Deliver, SetTime, check_complete, choose_clock, timeline
 
 #: Recorded parameters that are not those of a replay: they name things of the recording machine.
 _NOT_REPLAYED = ("autostart", "checkpoint", "device", "num_threads", "robot_description_file",
-                 "cameras", "image_transport")
+                 "cameras", "image_transport", "instruction")
+#: In a replay nothing moves that would have to be stopped until a person has looked at it.
+_NO_LATCH: Mapping[str, object] = {"guard.latch_after": 1_000_000, "watchdog.latch_after": 1e6}
 START_PATIENCE = 600.0  # s for loading the policy; the node's death is noticed at once
 LOG = "vla_node.log"
 
@@ -84,6 +86,7 @@ def replay_bag(path: Path, out: Path, options: ReplayOptions,
         check_parameters(own)
         plan = make_plan(bag, options.remaps, _cameras(own, recorded),
                          None if options.params_file else recorded.get("image_transport"))
+        options = replace(options, instruction=_instruction(bag, plan, options, recorded))
         check_complete(bag, plan, options.instruction)
         clock = choose_clock(bag, plan, options.clock)
         parameters = node_parameters(plan, options, recorded)
@@ -132,15 +135,18 @@ def check_parameters(names: Mapping[str, str]) -> None:
 def node_parameters(plan: Plan, options: ReplayOptions,
                     recorded: Mapping[str, object]) -> Parameters:
     """Parameters of the node that win over the parameter file's."""
+    from ..ros.method_parameters import GOVERNED
     from ..ros.vla_parameters import VLA_PARAMETERS
 
     known = {spec.name for spec in VLA_PARAMETERS} - set(_NOT_REPLAYED)
+    if options.pruning or any(text.startswith("pruning:=") for text in options.parameters):
+        known -= {"custom_base", *GOVERNED}  # another method has values of its own
     values: Parameters = {name: value for name, value in recorded.items() if name in known}
     given = {text.partition(":=")[0] for text in options.parameters}
     checkpoint = options.checkpoint
     if checkpoint is None and "checkpoint" not in given:
         checkpoint = _recorded_checkpoint(recorded)
-    values |= {"use_sim_time": True, "autostart": True,
+    values |= {**_NO_LATCH, "use_sim_time": True, "autostart": True,
                "num_threads": 1,  # more of them, and sums are rounded in another order
                "cameras": list(plan.cameras),
                "image_transport": "compressed" if plan.compressed else "raw",
@@ -152,6 +158,16 @@ def node_parameters(plan: Plan, options: ReplayOptions,
     values |= {name: value for name, value in asked.items() if value}
     # ROS ignores a value that is given twice, where the second has another type.
     return {name: value for name, value in values.items() if name not in given}
+
+
+def _instruction(bag: Bag, plan: Plan, options: ReplayOptions,
+                 recorded: Mapping[str, object]) -> str | None:
+    """The task that is asked for; of a bag without a task, the one the node's parameter held."""
+    in_bag = any(name == "instruction" and bag.counts[topic]
+                 for topic, name in plan.inputs.items())
+    if options.instruction is not None or in_bag:
+        return options.instruction
+    return str(recorded.get("instruction", "")).strip() or None
 
 
 def _recorded_checkpoint(recorded: Mapping[str, object]) -> str | None:

@@ -136,6 +136,40 @@ class ArmKinematics:
         way[self._circular] = np.remainder(way[self._circular] + math.pi, 2 * math.pi) - math.pi
         return way
 
+    @property
+    def position_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper limit [n] of each joint, rad or m; infinite for continuous joints."""
+        lower = self._model.lowerPositionLimit[self._q_index].copy()
+        upper = self._model.upperPositionLimit[self._q_index].copy()
+        lower[self._circular], upper[self._circular] = -math.inf, math.inf
+        return lower, upper
+
+    @property
+    def velocity_limits(self) -> np.ndarray:
+        """Largest speed [n] of each joint, rad/s or m/s; infinite where the URDF has none."""
+        limits = self._model.velocityLimit[self._v_index].copy()
+        limits[limits <= 0] = math.inf
+        return limits
+
+    def tool_pose(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] (m) and rotation matrix [3, 3] of the tool in the base; positions [n]."""
+        self._set_positions(positions)
+        pin.forwardKinematics(self._model, self._data, self._q)
+        tool = self._tool_in_base()
+        return tool.translation.copy(), tool.rotation.copy()
+
+    def jacobian(self, positions: np.ndarray) -> np.ndarray:
+        """[6, n]: twist of the tool relative to the base, in the axes of the base (m/s, rad/s), per
+        joint velocity. positions: [n], in the order of :attr:`joint_names`."""
+        self._set_positions(positions)
+        pin.computeJointJacobians(self._model, self._data, self._q)
+        tool = self._tool_in_base()
+        local = pin.ReferenceFrame.LOCAL
+        of_tool = pin.getFrameJacobian(self._model, self._data, self._tool, local)
+        of_base = pin.getFrameJacobian(self._model, self._data, self._base, local)
+        relative = (of_tool - tool.toActionMatrixInverse() @ of_base)[:, self._v_index]
+        return np.vstack([tool.rotation @ relative[:3], tool.rotation @ relative[3:]])
+
     def _set_positions(self, positions: Sequence[float]) -> None:
         for index, circular, value in zip(self._q_index, self._circular, positions):
             if circular:

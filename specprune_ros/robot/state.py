@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kinematics import ArmKinematics
+from .kinematics import ArmKinematics, Pose
 from .proprio import ProprioSpec, proprio_vector
 from .velocity import DEFAULT_TIME_CONSTANT_S, TwistEstimator
 
@@ -21,11 +21,13 @@ NANOSECONDS = 1_000_000_000
 class ArmState:
     """State of the arm at one stamp.
 
+    pose: of the tool in the base frame.
     twist: [6] of the tool in the axes of the base frame (m/s, rad/s), filtered; None in the first
         sample of a stream without measured velocities.
     proprio: [6 + gripper joints] as the checkpoint takes it; None where it is not wanted.
     """
 
+    pose: Pose
     twist: np.ndarray | None
     proprio: np.ndarray | None
 
@@ -73,4 +75,4 @@ class ArmStateEstimator:
         proprio = None
         if self._spec is not None:
             proprio = proprio_vector(sample.pose, sample.positions, self._spec)
-        return ArmState(sample.twist, proprio)
+        return ArmState(sample.pose, sample.twist, proprio)

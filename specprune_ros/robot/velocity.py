@@ -95,6 +95,9 @@ class TwistEstimator:
         else:
             raw = measured if measured is not None else self._difference(last, stamp, by_name)
             filtered = self._filter(last, stamp, raw)
+        if filtered is not None and not np.isfinite(filtered).all():
+            raise JointStateError("the joint states make a velocity of the tool that is not "
+                                  "finite: positions or velocities are absurdly large")
         self._last = JointSample(float(stamp), by_name, pose, filtered, raw)
         return self._last
 
@@ -103,11 +106,13 @@ class TwistEstimator:
     ) -> np.ndarray:
         """Twist of the mean joint velocity since the last sample, at the middle of the way."""
         before = self.kinematics.select(last.positions)
-        way = self.kinematics.displacement(before, self.kinematics.select(positions))
+        with np.errstate(over="ignore"):  # update() refuses what is not finite
+            way = self.kinematics.displacement(before, self.kinematics.select(positions))
+            speeds = way / (stamp - last.stamp)
         names = self.kinematics.joint_names
         return self.kinematics.twist(
             dict(zip(names, before + 0.5 * way)),
-            dict(zip(names, way / (stamp - last.stamp))),
+            dict(zip(names, speeds)),
         )
 
     def _filter(self, last: JointSample, stamp: float, raw: np.ndarray) -> np.ndarray:

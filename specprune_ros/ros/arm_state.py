@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ConfigurationError, JointStateError
-from ..robot.kinematics import ArmKinematics
+from ..robot.kinematics import ArmKinematics, Pose
 from ..robot.proprio import ProprioSpec
 from ..robot.state import ArmStateEstimator
 from .inputs import History
@@ -34,11 +34,13 @@ class JointReading:
 class ArmSample:
     """State of the arm at a stamp (ns).
 
+    pose: of the tool in the base frame.
     twist: [6] of the tool in the axes of the base frame (m/s, rad/s); None if not known yet.
     proprio: [6 + gripper joints] for the policy, or None where it is not used.
     """
 
     stamp: int
+    pose: Pose
     twist: np.ndarray | None
     proprio: np.ndarray | None
 
@@ -142,4 +144,4 @@ class ArmTracker:
             self.samples.drop_after(reading.stamp)
         state = self._estimator.update(
             reading.stamp, reading.names, reading.positions, reading.velocities)
-        return ArmSample(reading.stamp, state.twist, state.proprio)
+        return ArmSample(reading.stamp, state.pose, state.twist, state.proprio)

@@ -42,9 +42,9 @@ class ReplayFailed(RecordingError):
 class BagPlayer:
     """A node that plays to the vla_node of its domain. Use it as a context manager.
 
-    chunks, stats: everything the node has answered. faults: (ns of simulated time, text) at each
-    new text of VlaStatus, waiting for inputs included. sent: messages per topic. progress: the
-    node's counters.
+    chunks, stats: everything the node has answered, holds apart. faults: (ns of simulated time,
+    text) at each new text of VlaStatus, waiting for inputs included. sent: messages per topic.
+    progress: the node's counters.
     """
 
     def __init__(self, inputs: Mapping[str, str], domain_id: int, check: Callable[[], None],
@@ -75,7 +75,8 @@ class BagPlayer:
                                          qos.latched() if _KINDS[kind] is String else reliable)
             for topic, kind in inputs.items()}
         many = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
-        node.create_subscription(ActionChunk, "action_chunk", self.chunks.append, many)
+        for topic in ("action_chunk", "action_chunk_preview"):  # the latter with dry_run
+            node.create_subscription(ActionChunk, topic, self._on_chunk, many)
         node.create_subscription(PruneStats, "prune_stats", self.stats.append, many)
         node.create_subscription(VlaStatus, "vla_status", self._on_status, qos.latched())
         # Last: an answer of theirs means that the node knows the end points above.
@@ -212,6 +213,10 @@ class BagPlayer:
                 says = f"; it says: {status.fault_text}" if status and status.fault_text else ""
                 raise ReplayFailed(f"{self._name}: {otherwise} within {patience:.0f} s{says}")
             self._executor.spin_once(timeout_sec=spin)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        if message.source != ActionChunk.HOLD:
+            self.chunks.append(message)
 
     def _on_status(self, message: VlaStatus) -> None:
         text = message.fault_text

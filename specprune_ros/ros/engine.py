@@ -6,25 +6,27 @@ observation and runs the policy. What both touch is guarded by one lock.
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from ..errors import ConfigurationError, MethodUnavailable, SpecpruneError
+from ..robot.guard import Verdict
+from ..types import ActionChunk
 from .arm_state import JointReading
 from .conversions import check_image, stamp_to_ns
 from .faults import FaultBook, FaultCode
-from .inference import CameraError, InferenceThread, Policy, QueryResult, QueryRunner
+from .inference import InferenceThread
 from .loading import uses_proprio
+from .messages import Published
 from .planner import JOINT_STATES, Job, QueryPlanner, camera_input
+from .query import Outcome, Policy, QueryRunner
+from .responder import Callbacks, Responder
+from .shadow import Shadow
 from .vla_parameters import VlaSettings
 
-_POLICY = "policy"
 _DESCRIPTION = "robot_description"
-_DECODING = "decoding"  # of pictures, in the inference thread
 
 
 @dataclass
@@ -32,23 +34,8 @@ class Counters:
     """Since the node was configured."""
 
     queries: int = 0
-    chunks: int = 0
     images_received: int = 0
     joint_states_received: int = 0
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What the engine asks of the node. All are called with the lock held, by either thread.
-
-    now: ns on the ROS clock. publish: of a chunk. changed: the status may be another now.
-    log_error: of a traceback.
-    """
-
-    now: Callable[[], int]
-    publish: Callable[[QueryResult], None]
-    changed: Callable[[], None]
-    log_error: Callable[[str], None]
 
 
 class Engine:
@@ -67,13 +54,20 @@ class Engine:
         self.counters = Counters()
         self._policy = policy
         self.planner = QueryPlanner(settings, uses_proprio(settings, policy))
+        self.responder = Responder(self.planner, faults, callbacks)
         self._faults = faults
         self._lock = lock
         self._callbacks = callbacks
-        self._runner = QueryRunner(policy, settings)
+        self._runner = QueryRunner(policy, settings, self._judge, self._in_time)
+        self.shadow = Shadow(self._runner, callbacks.warn)
         self._active = False
         self._asked = self._looked = 0  # see settled()
         self._thread = InferenceThread(lock, self._next_job, self._run)
+
+    @property
+    def active(self) -> bool:
+        """Whether queries are made."""
+        return self._active
 
     # --- control -------------------------------------------------------------------------------
 
@@ -81,28 +75,40 @@ class Engine:
         """Start to query, in a new episode."""
         with self._lock:
             self._active = True
+            self.responder.safety.stop()
             self.planner.restart()
             self._lock.notify_all()
 
     def deactivate(self) -> None:
-        """Stop to query; the result of a query that runs is dropped."""
+        """Stop to query, with a hold as the last chunk; what a running query gives is dropped."""
         with self._lock:
+            if self._active:
+                self.responder.hold("deactivated")
             self._active = False
+            self.responder.safety.stop()
 
     def stop(self, timeout: float) -> bool:
-        """End the thread; returns whether a running query ended within ``timeout`` seconds."""
+        """End the thread and let go of the policy; returns whether a running query ended within
+        ``timeout`` seconds. The engine cannot be used again."""
         self.deactivate()
-        return self._thread.stop(timeout)
+        ended = self._thread.stop(timeout)
+        # ROS may keep subscriptions, and with them this object, for a while.
+        del self._policy, self._runner, self.shadow
+        return ended
 
     def wake(self) -> None:
-        """Look again whether there is something to do (time has passed)."""
+        """Look again whether there is something to do, or something overdue (time has passed)."""
         with self._lock:
+            if self._active:
+                self.responder.watch()
             self._lock.notify_all()
 
     def apply(self, settings: VlaSettings) -> None:
         """Use other settings from the next query on; raises ConfigurationError as a veto."""
         with self._lock:
             uses_proprio(settings, self._policy)
+            if settings["dry_run"] and not self.planner.settings["dry_run"] and self._active:
+                self.responder.hold("dry_run is on from now on")
             self.planner.apply(settings)
             if self.planner.arm.trouble:
                 self._faults.raise_fault(FaultCode.ROBOT_DESCRIPTION, _DESCRIPTION,
@@ -114,15 +120,34 @@ class Engine:
     def reset_episode(self) -> tuple[int, int]:
         """Start a new episode; its number, and the time (ns) from which on inputs count for it."""
         with self._lock:
+            if self._active and self.responder.safety.moving:
+                self.responder.hold("a new episode begins")
             now = self._callbacks.now()
             self.planner.reset(now)
             self._callbacks.changed()
             return self.planner.episode, now
 
-    def time_jumped_back(self) -> bool:
-        """Take note that the ROS clock was set back; returns whether a new episode started."""
+    def clear_fault(self) -> str:
+        """End a latched fault and start a new episode; returns what was latched, or ""."""
         with self._lock:
-            began = self.planner.time_went_back(self._callbacks.now())
+            reason = self.responder.clear_fault()
+            if reason:
+                self.planner.reset(self._callbacks.now())
+            self._lock.notify_all()
+            self._callbacks.changed()
+            return reason
+
+    def time_jumped(self, backward: bool) -> bool:
+        """Take note that the ROS clock was set; returns whether a new episode started."""
+        with self._lock:
+            now = self._callbacks.now()
+            if self._active and self.responder.safety.moving:
+                self.responder.hold("the clock was set")
+            if backward:
+                began = self.planner.time_went_back(now)
+                self.responder.safety.time_went_back(now)
+            else:
+                began = self.planner.time_went_forward()
             self._lock.notify_all()
             self._callbacks.changed()
             return began
@@ -130,18 +155,23 @@ class Engine:
     def settled(self, timeout: float) -> bool:
         """Whether within ``timeout`` seconds everything that came in so far has been dealt with.
 
-        Then no query runs, and none begins before another input, or time, makes it due.
+        Then no query runs, and none begins before another input, or time, makes it due; what is
+        overdue at this time has had its hold.
         """
         with self._lock:
             self._asked += 1
             asked = self._asked
             self._lock.notify_all()
-            return self._lock.wait_for(lambda: self._looked >= asked, timeout)
+            settled = self._lock.wait_for(lambda: self._looked >= asked, timeout)
+            if settled and self._active:
+                self.responder.watch()
+            return settled
 
     def progress(self) -> dict[str, int]:
         """The counters, and the episode."""
         with self._lock:
-            return {"episode": self.planner.episode, **vars(self.counters)}
+            return {"episode": self.planner.episode, "chunks": self.responder.chunks,
+                    **vars(self.counters), **vars(self.responder.safety.counters)}
 
     # --- inputs --------------------------------------------------------------------------------
 
@@ -184,17 +214,10 @@ class Engine:
             try:
                 yield
             except Exception as error:
-                self._fail(code, source, error)
+                self.responder.fail(code, source, error)
             else:
                 self._faults.clear(code, source)
             self._lock.notify_all()
-
-    def _fail(self, code: FaultCode, source: str, error: Exception) -> None:
-        expected = isinstance(error, SpecpruneError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        if self._faults.raise_fault(code, source, text) and not expected:
-            self._callbacks.log_error("".join(traceback.format_exception(
-                type(error), error, error.__traceback__)))
 
     # --- inference thread ----------------------------------------------------------------------
 
@@ -206,50 +229,48 @@ class Engine:
         return job
 
     def _planned(self) -> Job | None:
-        if not self._active:
+        if not self._active or self.responder.safety.latch.reason:
             return None
         try:
-            return self.planner.next_job(self._callbacks.now())
+            job = self.planner.next_job(self._callbacks.now())
         except Exception as error:  # the thread must live on
-            self._fail(FaultCode.INFERENCE, "planner", error)
+            self.responder.fail(FaultCode.INFERENCE, "planner", error)
             return None
+        if job is not None and job.query is not None:
+            self.responder.query_since = self._callbacks.now()
+        return job
+
+    def _judge(self, job: Job, chunk: ActionChunk) -> Verdict:
+        with self._lock:
+            return self.responder.judge(job, chunk)
+
+    def _in_time(self, job: Job) -> bool:
+        with self._lock:
+            return self.responder.in_time(job)
 
     def _run(self, job: Job) -> None:
-        result, error = None, None
+        outcome = self._runner.run(job)
         try:
-            result = self._runner.run(job)
-        except Exception as raised:
-            error = raised
-        with self._lock:
-            self.planner.finished(job, success=error is None)
-            if job.query is not None:
-                self.counters.queries += 1
-            if error is not None:
-                self._note_failure(error)
-            else:
-                self._note_success(job)
-                if result is not None and self._wanted(job):
-                    self.counters.chunks += 1
-                    self._callbacks.publish(result)
-            self._callbacks.changed()
+            with self._lock:
+                published = self._finish(job, outcome)
+                self._callbacks.changed()
+            if published is not None:
+                self._callbacks.publish_stats(self.shadow.compare(published))
+        except Exception as error:  # the thread must live on
+            with self._lock:
+                self.responder.fail(FaultCode.INFERENCE, "answer", error)
+                self._callbacks.changed()
+
+    def _finish(self, job: Job, outcome: Outcome) -> Published | None:
+        self.responder.query_since = None
+        success = not outcome.errors or outcome.result is not None
+        self.planner.finished(job, success, outcome.replan)
+        if job.query is not None:
+            self.counters.queries += 1
+        return self.responder.answer(job, outcome, self._wanted(job))
 
     def _wanted(self, job: Job) -> bool:
         """Whether the node is still where it was when the query began."""
-        return (self._active and job.episode == self.planner.episode
+        return (self._active and not self.responder.safety.latch.reason
+                and job.episode == self.planner.episode
                 and job.instruction == self.planner.instruction)
-
-    def _note_failure(self, error: Exception) -> None:
-        if isinstance(error, CameraError):
-            name = f"{camera_input(error.camera)} ({_DECODING})"
-            self._fail(FaultCode.IMAGE, name, error)
-        elif isinstance(error, (ConfigurationError, MethodUnavailable)):
-            self._fail(FaultCode.CONFIGURATION, _POLICY, error)
-        else:
-            self._fail(FaultCode.INFERENCE, _POLICY, error)
-
-    def _note_success(self, job: Job) -> None:
-        for camera in self.planner.sync.cameras:
-            self._faults.clear(FaultCode.IMAGE, f"{camera_input(camera)} ({_DECODING})")
-        self._faults.clear(FaultCode.CONFIGURATION, _POLICY)
-        if job.query is not None:
-            self._faults.clear(FaultCode.INFERENCE)

@@ -32,9 +32,10 @@ class NodesError(SpecpruneError):
 class PlayedQuery:
     """A query as the nodes published it.
 
-    at: control periods played before it. actions: float64 [C, 7], as the policy gave them. kept:
-    visual tokens, [layer][camera]. inference_s: as vla_node reports it. age_s: from the publication
-    of the observation to the chunk's arrival at the bridge, wall seconds.
+    at: control periods played before it. actions: float64 [C, 7], saturated. kept: visual tokens,
+    [layer][camera]. fallback: dense in the place of the method, whose chunk was refused or failed.
+    inference_s: as vla_node reports it. age_s: from the publication of the observation to the
+    chunk's arrival at the bridge, wall seconds.
     """
 
     at: int
@@ -43,6 +44,7 @@ class PlayedQuery:
     flops: float
     dense_flops: float
     fine: bool
+    fallback: bool
     inference_s: float
     age_s: float
 
@@ -74,6 +76,7 @@ class EpisodeClient:
         self._check, self._patience = check, patience
         self._number = -1  # of the episode, as the bridge counts
         self._chunks: dict[int, ActionChunk] = {}
+        self._holds: set[int] = set()  # their stamps
         self._stats: dict[int, PruneStats] = {}
         self._statuses: dict[int, SimStatus] = {}  # by step, of the running episode
         self._end: SimStatus | None = None
@@ -106,7 +109,7 @@ class EpisodeClient:
 
     def play(self, task: int, init_state: int) -> PlayedEpisode:
         """Have the bridge play an episode, and wait for its end. Raises NodesError."""
-        for seen in (self._chunks, self._stats, self._statuses):
+        for seen in (self._chunks, self._holds, self._stats, self._statuses):
             seen.clear()
         self._end = None
         self._number += 1
@@ -133,6 +136,7 @@ class EpisodeClient:
         deadline = time.monotonic() + _LATE_S
         while not complete():
             if time.monotonic() > deadline:
+                self._check_held(queries)
                 raise NodesError(
                     f"messages of the nodes were lost: of the {len(queries)} queries of the "
                     f"episode, {len(queries.keys() & self._chunks.keys())} chunks and "
@@ -144,6 +148,17 @@ class EpisodeClient:
             end.instruction, end.success, end.step, cameras,
             tuple(self._query(stamp, at, len(cameras)) for stamp, at in queries.items()), wall)
 
+    def _check_held(self, queries: Mapping[int, int]) -> None:
+        """Raise NodesError where the arm was held still, since the policy had no answer."""
+        held = [at for stamp, at in queries.items()
+                if stamp in self._holds and stamp not in self._chunks]
+        if held:
+            said = self._vla.last_rejection if self._vla is not None else ""
+            raise NodesError(
+                f"{VLA} had no answer to the observation after {held[0]} control periods and held "
+                "the arm still, which is no episode of the method. The log of the node says why"
+                + (f"; its guard refused last: {said}" if said else ""))
+
     def _query(self, stamp: int, at: int, cameras: int) -> PlayedQuery:
         chunk, stats = self._chunks[stamp], self._stats[stamp]
         kept = np.reshape(stats.visual_tokens_per_layer, (-1, cameras)).tolist()
@@ -154,6 +169,7 @@ class EpisodeClient:
             flops=stats.flops,
             dense_flops=stats.dense_flops,
             fine=stats.mode == PruneStats.FINE,
+            fallback=chunk.source == ActionChunk.DENSE,
             inference_s=chunk.inference_time,
             age_s=self._statuses[at + 1].observation_age,
         )
@@ -204,8 +220,11 @@ class EpisodeClient:
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self._news = time.monotonic()
-        # The first counts: the bridge plays no second one of the same stamp either.
-        self._chunks.setdefault(stamp_to_ns(message.header.stamp), message)
+        stamp = stamp_to_ns(message.header.stamp)
+        if message.source == ActionChunk.HOLD:
+            self._holds.add(stamp)
+        else:  # the first counts: the bridge plays no second one of the same stamp either
+            self._chunks.setdefault(stamp, message)
 
     def _on_stats(self, message: PruneStats) -> None:
         self._stats.setdefault(stamp_to_ns(message.header.stamp), message)

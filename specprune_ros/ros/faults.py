@@ -17,6 +17,8 @@ class FaultCode(IntEnum):
     INSTRUCTION = 5
     ROBOT_DESCRIPTION = 6
     INFERENCE = 7
+    GUARD = 8
+    TIMEOUT = 9
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ class History(Generic[T]):
         """Stamp of the newest item, or None."""
         return self._items[-1][0] if self._items else None
 
+    @property
+    def last(self) -> T | None:
+        """The newest item, or None."""
+        return self._items[-1][1] if self._items else None
+
     def add(self, stamp: int, item: T) -> bool:
         """Insert an item; one with the same stamp is replaced. Returns False if one fell out."""
         at = bisect_left(self._items, stamp, key=_stamp_of)

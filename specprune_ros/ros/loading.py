@@ -1,6 +1,7 @@
 """From parameters to a loaded policy that fits them, and the files that decide about it."""
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from ..errors import ConfigurationError
 from ..policy import load_policy
 from ..share import checkpoint_dir
 from .arm_state import ArmTracker
-from .inference import Policy
+from .query import Policy
 from .vla_parameters import VlaSettings
 
 #: Dimensions of an action that ActionChunk.EE_DELTA_POSE describes.
@@ -41,13 +42,20 @@ def load(settings: VlaSettings) -> Policy:
         unnorm_key=settings["unnorm_key"] or None,
         center_crop=settings["center_crop"],
         jpeg_roundtrip=settings["jpeg_roundtrip"],
-        pruning=settings["pruning"],
+        pruning=settings.method,
         chunk_length=settings["chunk_length"],
         control_period=settings["control_period"],
     )
-    policy.set_pruning(settings["pruning"], settings["pruning_seed"])
+    policy.set_pruning(settings.method, settings["pruning_seed"])
     policy.warm_up(settings["cameras"])
     return policy
+
+
+def free_memory() -> None:
+    """Give back what a policy that nobody holds any more had taken, the GPU's memory included."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def uses_proprio(settings: VlaSettings, policy: Policy) -> bool:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from std_msgs.msg import Header
@@ -10,8 +11,9 @@ from specprune_ros.msg import ActionChunk, PruneStats
 
 from ..types import PruneReport
 from .conversions import ns_to_stamp
-from .inference import QueryResult
 from .loading import DIMENSION_NAMES
+from .query import QueryResult, Source
+from .safety import Seam
 from .vla_parameters import VlaSettings
 
 
@@ -20,12 +22,57 @@ def header(stamp: int, settings: VlaSettings) -> Header:
     return Header(stamp=ns_to_stamp(stamp), frame_id=settings["base_frame"])
 
 
+@dataclass(frozen=True)
+class Hold:
+    """A chunk that is not of the policy: actions [C, 7], no motion. stamp: ns. why: for logs."""
+
+    stamp: int
+    actions: np.ndarray
+    instruction: str
+    episode: int
+    settings: VlaSettings
+    why: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of a result: when it was published (ns), and what that showed.
+
+    shadow_distance: NaN without a shadow query.
+    """
+
+    result: QueryResult
+    time: int
+    seam: Seam
+    shadow_distance: float = math.nan
+
+
 def chunk_message(result: QueryResult) -> ActionChunk:
     """ActionChunk of a query."""
-    settings, actions = result.job.settings, result.chunk.actions
+    job, report = result.job, result.chunk.report
+    message = _rows_message(result.chunk.actions, job.query.stamp, job.settings)
+    message.instruction = job.instruction
+    message.episode = job.episode
+    message.query_number = report.query_number
+    message.mode = int(report.mode)
+    message.source = int(result.source)
+    message.inference_time = result.inference_time
+    return message
+
+
+def hold_message(hold: Hold) -> ActionChunk:
+    """ActionChunk without motion."""
+    message = _rows_message(hold.actions, hold.stamp, hold.settings)
+    message.instruction = hold.instruction
+    message.episode = hold.episode
+    message.source = int(Source.HOLD)
+    return message
+
+
+def _rows_message(actions: np.ndarray, stamp: int, settings: VlaSettings) -> ActionChunk:
     scale = [settings["unit_scale.translation"]] * 3 + [settings["unit_scale.rotation"]] * 3
     return ActionChunk(
-        header=header(result.job.query.stamp, settings),
+        header=header(stamp, settings),
         dt=settings["control_period"],
         horizon=actions.shape[0],
         dof=actions.shape[1],
@@ -34,17 +81,13 @@ def chunk_message(result: QueryResult) -> ActionChunk:
         action_space=ActionChunk.EE_DELTA_POSE,
         unit_scale=[*scale, 1.0],
         gripper_convention=ActionChunk.ZERO_CLOSE_ONE_OPEN,
-        instruction=result.job.instruction,
-        episode=result.job.episode,
-        query_number=result.chunk.report.query_number,
-        mode=int(result.chunk.report.mode),
         parameter_revision=settings.revision,
-        inference_time=result.inference_time,
     )
 
 
-def stats_message(result: QueryResult, now: int) -> PruneStats:
-    """PruneStats of a query; ``now`` in ns on the ROS clock, when the chunk is published."""
+def stats_message(published: Published) -> PruneStats:
+    """PruneStats of a query whose chunk was published."""
+    result = published.result
     report, job = result.chunk.report, result.job
     cameras = report.cameras
     stages = range(len(report.dynamic_layers))
@@ -73,9 +116,14 @@ def stats_message(result: QueryResult, now: int) -> PruneStats:
         threshold_values=[float(value) for value in report.thresholds.values()],
         stage_names=list(report.stage_ms),
         stage_times=[ms / 1000.0 for ms in report.stage_ms.values()],
-        observation_age=(now - job.query.stamp) / 1e9,
+        observation_age=(published.time - job.query.stamp) / 1e9,
         flops=float(report.flops),
         dense_flops=float(report.dense_flops),
+        source=int(result.source),
+        saturated=result.saturated,
+        seam_translation=published.seam.translation,
+        seam_rotation=published.seam.rotation,
+        shadow_distance=published.shadow_distance,
     )
 
 

@@ -38,6 +38,7 @@ class ParameterSpec:
     low, high: inclusive range of a number, or of each element of an array.
     choices: the strings that are allowed; empty for any. Where on or off is among them, booleans
         are taken for these: YAML makes one of a bare on or off.
+    derived: a start value that is not given follows from others (Settings.started).
     """
 
     name: str
@@ -47,6 +48,7 @@ class ParameterSpec:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    derived: bool = False
 
     @property
     def type(self) -> Parameter.Type:
@@ -121,6 +123,15 @@ class Settings(Mapping):
     def __len__(self) -> int:
         return len(self._values)
 
+    @classmethod
+    def started(cls: type[S], given: Mapping[str, Value]) -> S:
+        """The settings at start, from the values that are given."""
+        return cls(given)
+
+    def completed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """What changes with values that somebody changes; raises ConfigurationError as a veto."""
+        return values
+
     def changed(self: S, values: Mapping[str, Value]) -> S:
         """Return the settings with other values and the next revision, checked.
 
@@ -130,6 +141,7 @@ class Settings(Mapping):
         Raises:
             ConfigurationError: the reason for a veto.
         """
+        values = self.completed(values)
         settings = type(self)({**self._values, **values}, self.revision + 1)
         try:
             self.check()
@@ -164,25 +176,48 @@ class ParameterServer(Generic[S]):
             rclpy.exceptions.ParameterException: a start value has the wrong type or lies outside
                 its range. Values that do not fit together only show in Settings.check().
         """
-        self._apply, self._changed = apply, changed
+        self._node, self._apply, self._changed = node, apply, changed
         self._specs = {spec.name: spec for spec in kind.specs}
         declared = node.declare_parameters(
-            "", [(spec.name, _thawed(spec.default), descriptor(spec)) for spec in kind.specs])
-        self.settings: S = kind({p.name: self._start_value(node, p) for p in declared})
+            "", [(spec.name, spec.type if spec.derived else _thawed(spec.default), descriptor(spec))
+                 for spec in kind.specs])
+        self.settings: S = kind.started({
+            p.name: self._start_value(p) for p in declared if p.type_ != Parameter.Type.NOT_SET})
+        self._show({p.name: p.value for p in declared})
         self.configured = False  # set by the node: which parameters may change
+        self._showing = False
         node.add_on_set_parameters_callback(self._on_set)
 
-    def _start_value(self, node: Node, declared: Parameter) -> Value:
-        """The value of a parameter, which then reads as a string if it came as a boolean."""
+    def _start_value(self, declared: Parameter) -> Value:
         try:
-            value = self._specs[declared.name].take(declared.value)
+            return self._specs[declared.name].take(declared.value)
         except ConfigurationError as error:
             raise ParameterException(str(error), declared.name) from error
-        if isinstance(declared.value, bool) and isinstance(value, str):
-            node.set_parameters([Parameter(declared.name, value=value)])
-        return value
+
+    def note(self, name: str, value: Value) -> None:
+        """Show a value that came another way; it is no change by a user and has no revision."""
+        before = self.settings
+        if before[name] != value:
+            self.settings = type(before)({**before, name: value}, before.revision)
+            self._quietly_show(before)
+
+    def _quietly_show(self, shown: Mapping[str, object]) -> None:
+        self._showing = True
+        try:
+            self._show(shown)
+        finally:
+            self._showing = False
+
+    def _show(self, shown: Mapping[str, object]) -> None:
+        """Set the node's parameters to the settings where what they show is something else."""
+        other = [Parameter(name, value=_thawed(value)) for name, value in self.settings.items()
+                 if not _same(shown[name], value)]
+        if other:
+            self._node.set_parameters(other)
 
     def _on_set(self, parameters: Iterable[Parameter]) -> SetParametersResult:
+        if self._showing:
+            return SetParametersResult(successful=True)
         # Others, such as use_sim_time and QoS overrides, are not ours to judge.
         try:
             values = {p.name: self._specs[p.name].take(p.value)
@@ -194,9 +229,10 @@ class ParameterServer(Generic[S]):
                 if self.configured and self._specs[name].change is Change.UNCONFIGURED:
                     raise ConfigurationError(f"{name} can only be changed while the node is "
                                              "unconfigured: call the cleanup transition first")
-            settings = self.settings.changed(values)
+            before, settings = self.settings, self.settings.changed(values)
             self._apply(settings)
             self.settings = settings
+            self._quietly_show({**before, **values})  # what changes along with what was set
             self._changed()
         except ConfigurationError as veto:
             return SetParametersResult(successful=False, reason=str(veto))
@@ -220,6 +256,13 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
         notes.append(f"Each from {spec.low} to {spec.high}.")
     result.additional_constraints = " ".join(notes)
     return result
+
+
+def _same(shown: object, value: object) -> bool:
+    """Whether two values are equal and of one kind: True is not 1, and not on."""
+    if shown is None or isinstance(shown, bool) != isinstance(value, bool):
+        return False
+    return _frozen(shown) == value
 
 
 def _frozen(value: object) -> Value:

@@ -1,7 +1,7 @@
 """When to query the policy, and with what. Plain Python; stamps are integer nanoseconds."""
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ from .arm_state import ArmSample, ArmTracker, JointReading
 from .conversions import NANOSECONDS
 from .inputs import ImageSet, ImageSynchronizer
 from .vla_parameters import VlaSettings
+from .wording import about, staleness
 
 _READY_SETS = 16  # sets kept while a query runs; the frame ring looks back 11 periods at most
-_ANOTHER_CLOCK = 1e6  # s; no plain delay is as long
 JOINT_STATES = "joint_states"
 
 
@@ -35,13 +35,18 @@ class TimedSet:
 
 @dataclass(frozen=True)
 class Job:
-    """Work for the inference thread: frames for the frame ring, then at most one query."""
+    """Work for the inference thread: frames for the frame ring, then at most one query.
+
+    early: the controller asked for the query before its time; the next one is due as if it had
+    not been.
+    """
 
     observe: tuple[TimedSet, ...]
     query: TimedSet | None
     instruction: str
     episode: int
     settings: VlaSettings
+    early: bool = False
 
 
 class QueryPlanner:
@@ -62,12 +67,15 @@ class QueryPlanner:
         self.arm_mismatches = 0
         self.inputs = (*map(camera_input, settings["cameras"]), JOINT_STATES)
         self.newest: dict[str, int] = {}  # stamp of the newest message of each input
+        self.received: Counter[str] = Counter()  # messages of each input, good or bad
         self._ready: deque[ImageSet] = deque(maxlen=_READY_SETS)
         self._last_set: TimedSet | None = None
         self._first_picture: int | None = None  # stamp, since pictures were last forgotten
         self._reconsider = False  # whether a new episode may start from the last set
         self._busy = False  # a query is being run
         self._last_query: int | None = None  # stamp
+        self._replan = False  # the controller wants a query as soon as possible
+        self._too_late = False  # the newest set was too old for a query that was due
         self._not_before: int | None = None  # what is older than this belongs to another episode
         self._clock_unknown = False  # whether inputs came while the clock was not known
 
@@ -100,13 +108,14 @@ class QueryPlanner:
             self.time_went_back(latest)  # drops what would have been refused
         if stamp > latest:
             raise ObservationError(
-                f"stamped {_about((stamp - now) / NANOSECONDS)} in the future of the node's clock."
+                f"stamped {about((stamp - now) / NANOSECONDS)} in the future of the node's clock."
                 " The message is not used. Check the clocks of publisher and node, and "
                 "use_sim_time")
 
     def note(self, name: str, stamp: int) -> None:
         """Note that a message of an input has come, good or bad."""
         self.newest[name] = stamp
+        self.received[name] += 1
 
     def add_image(self, camera: str, stamp: int, image: Any) -> None:
         """Take a picture, of any type. Stamps that jump back start a new episode."""
@@ -180,10 +189,20 @@ class QueryPlanner:
         self.newest = {name: min(stamp, now) for name, stamp in self.newest.items()}
         return True
 
+    def time_went_forward(self) -> bool:
+        """Forget what lies before a gap in time; returns whether a new episode started."""
+        began = self._last_query is not None or self._busy
+        if began:
+            self._next_episode()
+        self._last_set = self._first_picture = None
+        self.arm.forget_motion()
+        return began
+
     def next_job(self, now: int) -> Job | None:
         """What to do next, or None if there is nothing to do."""
         sets = self._matched_sets()
-        if not sets and self._reconsider and self._last_set is not None:
+        again = not sets and self._reconsider and self._last_set is not None
+        if again:
             sets = [self._last_set]
         if not sets:
             return None
@@ -191,16 +210,28 @@ class QueryPlanner:
         if not self.instruction:
             return None
         self._reconsider = False
-        due = self._busy = self._due(sets[-1].stamp, now)
-        return Job(tuple(sets[:-1] if due else sets), sets[-1] if due else None,
-                   self.instruction, self.episode, self.settings)
+        stamp = sets[-1].stamp
+        due = self._due(stamp)
+        early = self._replan and not due
+        self._busy = (due or early) and self._fresh(stamp, now)
+        self._too_late = (due or early) and not self._busy and not again
+        self._replan = self._replan and not self._busy
+        return Job(tuple(sets[:-1] if self._busy else sets), sets[-1] if self._busy else None,
+                   self.instruction, self.episode, self.settings, early)
 
-    def finished(self, job: Job, success: bool) -> None:
-        """Note the outcome of a job's query; after a failure the next observation tries again."""
+    def finished(self, job: Job, success: bool, replan: bool = False) -> None:
+        """Note the outcome of a job's query; after a failure the next observation tries again.
+
+        ``replan``: the frames of the job made the controller ask for a query at once.
+        """
         self._busy = False
-        if job.episode != self.episode or job.query is None:
+        if job.episode != self.episode:
             return
-        if success:
+        if job.query is None:
+            self._replan = self._replan or replan
+        elif job.early:
+            return
+        elif success:
             self._last_query = job.query.stamp
         else:
             self.sync.allow_again()
@@ -213,7 +244,7 @@ class QueryPlanner:
     def missing(self, now: int) -> list[str]:
         """What keeps the node from querying, in words; empty if nothing does."""
         needed = self.inputs if self.needs_arm else self.inputs[:-1]
-        problems = [_staleness(name, age, self.settings["input_timeout"])
+        problems = [staleness(name, age, self.settings["input_timeout"])
                     for name, age in zip(needed, self.ages(now))]
         if self.needs_arm and not self.arm.ready:
             problems.append("robot_description: none yet. Publish a URDF on it (transient local) "
@@ -226,11 +257,25 @@ class QueryPlanner:
                 f"no pictures whose stamps agree within sync_slop ({self.settings['sync_slop']} s)"
                 " and a joint state near them. Check the stamps of the publishers, or raise "
                 "sync_slop")
+        if not problems and self._too_late:
+            problems.append(
+                f"pictures come when they are more than {self._longest_age:g} s old: what the "
+                "policy makes of them would come too late. Check the latency of the cameras and "
+                "the clocks, or raise guard.max_age")
         return problems
 
-    def _due(self, stamp: int, now: int) -> bool:
-        if abs(now - stamp) > _ns(self.settings["input_timeout"]):
-            return False
+    def _fresh(self, stamp: int, now: int) -> bool:
+        """Whether a chunk for an observation would come in time to be played."""
+        return (abs(now - stamp) <= _ns(self.settings["input_timeout"])
+                and now - stamp < _ns(self._longest_age))
+
+    @property
+    def _longest_age(self) -> float:
+        """Age (s) of an observation at which the guard will refuse its chunk."""
+        chunk = self.settings["chunk_length"] * self.settings["control_period"]
+        return min(chunk, self.settings["guard.max_age"] or chunk)
+
+    def _due(self, stamp: int) -> bool:
         if self._last_query is None:
             return True
         # A tenth of a period early still counts: stamps jitter.
@@ -275,6 +320,7 @@ class QueryPlanner:
     def _next_episode(self) -> None:
         self.episode += 1
         self._last_query = None
+        self._replan = False
 
     def _forget_pictures(self) -> None:
         self.sync.clear()
@@ -285,25 +331,3 @@ class QueryPlanner:
 
 def _ns(seconds: float) -> int:
     return round(seconds * NANOSECONDS)
-
-
-def _about(seconds: float) -> str:
-    """A time span so coarse that it stays the same from message to message."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _staleness(name: str, age: float | None, timeout: float) -> str:
-    """What is wrong with the age (s) of an input. No figures that change: each text is logged."""
-    if age is None:
-        return f"{name}: nothing received yet"
-    if abs(age) <= timeout:
-        return ""
-    if abs(age) > _ANOTHER_CLOCK:
-        return (f"{name}: stamped by another clock than the node's. Check header.stamp of the "
-                "publisher, and use_sim_time")
-    if age > 0:
-        return f"{name}: nothing newer than input_timeout ({timeout} s)"
-    return f"{name}: stamped in the future. Check the clocks"

@@ -70,6 +70,7 @@ class SimBridgeNode(Node):
         self._now_ns = 0
         self._lockstep = p.pacing == "lockstep"
         self._player = ChunkPlayer(period)
+        self._holding = False  # whether the chunk in play is a hold
         self._outputs = WorldOutputs(self, p)
         self._link = PolicyLink(self, ChunkContract(
             period, self.simulator.base_frame, p.replan_steps if self._lockstep else 1),
@@ -119,6 +120,7 @@ class SimBridgeNode(Node):
         instruction = self.simulator.instruction.strip()
         episode = Episode(number, init_state, instruction, base_ns, first)
         self._player.reset()
+        self._holding = False
         self._published.clear()
         self._totals.observation_age = math.nan
         self._link.begin_episode(episode.stamp_ns, lambda: self._outputs.time(episode.stamp_ns),
@@ -137,7 +139,7 @@ class SimBridgeNode(Node):
             self._load(chunk)
             for _ in range(self.parameters.replan_steps):
                 self._link.serve()
-                self._step(episode, self._player.next_row())
+                self._step(episode, self._action(self._player.next_row()))
                 if episode.done:
                     break
 
@@ -150,20 +152,25 @@ class SimBridgeNode(Node):
             chunk = self._link.take_newest()
             if chunk is not None:
                 self._load(chunk)
-            action = self._player.row_at(episode.stamp_ns / NANOSECONDS)
-            if action is None:
-                self._totals.held_steps += 1
-                action = self._player.hold_action()
+            action = self._action(self._player.row_at(episode.stamp_ns / NANOSECONDS))
             # A world that cannot keep up runs slower than asked; it does not catch up in a burst.
             due = max(due + period, time.monotonic())
             self._link.spin_until(lambda: False, due - time.monotonic())
             self._step(episode, action)
 
     def _load(self, chunk: PlayableChunk) -> None:
-        if self._player.load(chunk.actions, chunk.stamp):
+        if not self._player.load(chunk.actions, chunk.stamp, alone=chunk.hold):
+            return
+        self._holding = chunk.hold
+        if not chunk.hold:
             self._totals.chunks += 1
             self._totals.observation_age = (
                 chunk.received - self._published.get(chunk.stamp_ns, math.nan))
+
+    def _action(self, row: np.ndarray | None) -> np.ndarray:
+        """The action [7] of a control period: the row, or no motion where there is none."""
+        self._totals.held_steps += row is None or self._holding
+        return self._player.hold_action() if row is None else row
 
     def _step(self, episode: Episode, action: np.ndarray) -> None:
         """One control period: act, look, publish."""

@@ -18,6 +18,7 @@ DOF = len(UNIT_SCALE)
 EE_DELTA_POSE = 1
 ZERO_CLOSE_ONE_OPEN = 1
 MINUS_ONE_OPEN_PLUS_ONE_CLOSE = 2
+HOLD = 2  # of source
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,15 @@ class ChunkContract:
 class PlayableChunk:
     """A chunk that passed the checks: actions float64 [C, 7], gripper -1 open, +1 close.
 
-    received: when it came (time.monotonic), NaN if not noted.
+    episode: as vla_node counts. hold: not of the policy, no row moves. received: when it came
+    (time.monotonic), NaN if not noted.
     """
 
     stamp_ns: int
     actions: np.ndarray
     instruction: str
+    episode: int
+    hold: bool
     received: float = math.nan
 
     @property
@@ -71,7 +75,11 @@ def playable_chunk(message, contract: ChunkContract) -> PlayableChunk:
     actions = check_actions(np.asarray(message.data).reshape(rows, columns), "data")
     if message.gripper_convention == ZERO_CLOSE_ONE_OPEN:
         actions = to_env_actions(actions)
-    return PlayableChunk(stamp_to_ns(message.header.stamp), actions, message.instruction)
+    hold = message.source == HOLD
+    if hold and actions[:, :6].any():
+        raise ActionError("source is HOLD, but the rows move")
+    return PlayableChunk(stamp_to_ns(message.header.stamp), actions, message.instruction,
+                         message.episode, hold)
 
 
 def _check_meaning(message, contract: ChunkContract) -> None:

@@ -17,7 +17,7 @@ from specprune_ros.msg import ActionChunk, VlaStatus
 
 from ..errors import ActionError
 from .conversions import ns_to_text, stamp_to_ns
-from .resets import reset_start
+from .resets import reset_number, reset_start
 from .sim_chunks import ChunkContract, PlayableChunk, playable_chunk
 from .sim_outputs import LATCHED
 
@@ -43,6 +43,7 @@ class PolicyLink:
         self._instruction = ""
         self._earliest_ns = 0
         self._exact = False
+        self._episode = 0  # as vla_node counts
         self._newest: PlayableChunk | None = None
         self._status: VlaStatus | None = None
         self._complaints: set[str] = set()
@@ -99,6 +100,7 @@ class PolicyLink:
             answer = self._call_reset()
             start = None if answer is None else reset_start(answer)
             if answer is not None and (start is None or start >= stamp_ns):
+                self._episode = reset_number(answer) or 0
                 self._content("the policy node has started the episode")
                 return True
             if start is not None:
@@ -147,7 +149,10 @@ class PolicyLink:
         self._newest = None
 
     def await_chunk(self, republish: Callable[[], None]) -> PlayableChunk:
-        """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out."""
+        """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out.
+
+        A hold of that stamp is one: vla_node has no other answer to the observation.
+        """
         while not self.spin_until(lambda: self._newest is not None, self._timeout):
             self._complain("chunk", f"no chunk for the observation at "
                            f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
@@ -174,6 +179,8 @@ class PolicyLink:
         self._rejection = ""
         stamp_ns = stamp_to_ns(message.header.stamp)
         fits = stamp_ns == self._earliest_ns if self._exact else stamp_ns >= self._earliest_ns
+        if chunk.hold:  # the one that ends an episode has the stamp with which the next begins
+            fits = fits and chunk.episode >= self._episode
         if message.instruction != self._instruction or not fits:
             self._log.debug(f"chunk at {chunk.stamp:.3f} s for {message.instruction!r} is not the "
                             "one expected; ignored")

@@ -26,7 +26,8 @@ Pictures = Callable[[np.ndarray, np.ndarray], None]
 class SimMonitor:
     """Subscribes to the topics of a run, in a context of its own. Use it as a context manager.
 
-    status, sim, chunk, stats: the last message of each, None before the first.
+    status, sim, chunk, stats: the last message of each, None before the first. Hold chunks do not
+        count.
     first_chunk, last_chunk: when the first and last chunk came (time.monotonic), None before.
 
     on_chunk, on_stats, on_sim: called with every message. on_pictures: called with every pair of
@@ -106,6 +107,8 @@ class SimMonitor:
             self._on[name](message)
 
     def _chunk(self, message: ActionChunk) -> None:
+        if message.source == ActionChunk.HOLD:
+            return  # not of the policy
         self.last_chunk = time.monotonic()
         if self.first_chunk is None:
             self.first_chunk = self.last_chunk

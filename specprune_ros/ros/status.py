@@ -23,7 +23,8 @@ PERIOD = 0.5  # s of wall time between two messages at most
 # told. Wall seconds between two that are; the next regular status has the final state.
 _LOG_PAUSE = 5.0
 _STATUS_PAUSE = 0.1
-_FLAPPING = (FaultCode.IMAGE, FaultCode.JOINT_STATE, FaultCode.INFERENCE)
+_FLAPPING = (FaultCode.IMAGE, FaultCode.JOINT_STATE, FaultCode.INFERENCE, FaultCode.GUARD,
+             FaultCode.TIMEOUT)
 _NAMES = ("UNCONFIGURED", "INACTIVE", "WAITING", "RUNNING", "FAULT")  # of the states, by value
 
 
@@ -96,7 +97,8 @@ class StatusReporter:
         now = self._clock.now().nanoseconds
         faults, settings = self.faults.present(), self._settings()
         msg = VlaStatus(header=header(now, settings), state=self.lifecycle,
-                        faults=self.faults.count, parameter_revision=settings.revision)
+                        faults=self.faults.count, parameter_revision=settings.revision,
+                        dry_run=settings["dry_run"])
         if self.engine is not None:
             self._add_inputs(msg, now)
         if faults:
@@ -114,8 +116,13 @@ class StatusReporter:
         msg.unsynchronised = planner.unsynchronised
         msg.inputs = list(planner.inputs)
         msg.input_ages = [math.nan if age is None else age for age in planner.ages(now)]
-        for name, count in vars(self.engine.counters).items():
-            setattr(msg, name, count)
+        responder = self.engine.responder
+        msg.latched = bool(responder.safety.latch.reason)
+        msg.chunks = responder.chunks
+        msg.last_rejection = responder.safety.last_rejection
+        for counters in (self.engine.counters, responder.safety.counters):
+            for name, count in vars(counters).items():
+                setattr(msg, name, count)
 
     def _on_begin(self, fault: Fault) -> None:
         key = (fault.code, fault.source)
@@ -143,5 +150,5 @@ class StatusReporter:
 
 
 def _edge(msg: VlaStatus) -> tuple:
-    return (msg.state, msg.fault_code, msg.fault_text, msg.instruction, msg.episode,
-            msg.parameter_revision)
+    return (msg.state, msg.fault_code, msg.fault_text, msg.latched, msg.dry_run, msg.instruction,
+            msg.episode, msg.parameter_revision)

@@ -12,35 +12,49 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from specprune_ros.msg import ActionChunk, PruneStats, VlaStatus
+from specprune_ros.msg import VlaStatus
 
-from ..errors import CheckpointError, SpecpruneError
+from ..errors import CheckpointError, ConfigurationError, SpecpruneError
 from . import qos
-from .engine import Callbacks, Engine
+from .diagnostics import Diagnostics
+from .engine import Engine
 from .faults import FaultCode
-from .inference import Policy, QueryResult
-from .loading import RobotDescriptionError, describe_from_file, fingerprint, load
-from .messages import chunk_message, stats_message
+from .loading import (
+    RobotDescriptionError,
+    describe_from_file,
+    fingerprint,
+    free_memory,
+    load,
+)
+from .messages import Hold, Published
 from .parameters import ParameterServer
 from .planner import JOINT_STATES, camera_input
-from .publishing import publish_while_up
+from .query import Policy
 from .resets import reset_answer
+from .responder import Callbacks
+from .spinning import spin_until_signal
 from .status import PERIOD as STATUS_PERIOD
 from .status import StatusReporter
+from .vla_diagnostics import VlaDiagnostics
+from .vla_outputs import VlaOutputs
 from .vla_parameters import VlaSettings
 
 STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is cleaned up
 SETTLE_TIMEOUT = 0.1  # s that ~/settle waits; the executor's thread does nothing else meanwhile
+FORWARD_JUMP = 10.0  # s by which the ROS clock may step without a new episode
+HOLD_LOG_PAUSE = 5.0  # s between two lines in the log that say so
+WATCH_PERIOD = 0.05  # s of wall time between two looks at what is overdue
 
 
 class VlaNode(LifecycleNode):
@@ -59,16 +73,21 @@ class VlaNode(LifecycleNode):
         self._parameter_server = ParameterServer(
             self, VlaSettings, self._apply, lambda: self._reporter.publish_changes())
         self._reporter = StatusReporter(self, self._engine_lock, self._settings)
+        self._diagnostics = VlaDiagnostics(
+            self._engine_lock, lambda: self._engine, self._settings, self._now)
+        self._diagnostic_updater = Diagnostics(self, "policy", self._diagnostics.tasks())
         # Until the first success; after a failure only when something has changed.
         self._autostart = self._settings()["autostart"]
         self._failed_with: tuple | None = None  # fingerprint at the last failure
         self._seen: tuple | None = None  # fingerprint at the last look
         self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
-                          on_clock_change=False),
+            JumpThreshold(min_forward=Duration(seconds=FORWARD_JUMP),
+                          min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_time_jump)
         # Wall time: a simulated clock that stands still must not hide the status.
-        self.create_timer(STATUS_PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(STATUS_PERIOD, self._tick, clock=steady)
+        self.create_timer(WATCH_PERIOD, self._watch, clock=steady)
         self._reporter.publish()
 
     # --- transitions ---------------------------------------------------------------------------
@@ -82,13 +101,16 @@ class VlaNode(LifecycleNode):
             settings.check()
             with self._reporter.meanwhile():
                 policy = self._load_policy(settings)
-            self._engine = Engine(
-                policy, settings, self._reporter.faults, self._engine_lock,
-                Callbacks(self._now, self._publish, self._reporter.publish_changes,
-                          lambda text: self.get_logger().error(text)))
+            self._outputs = VlaOutputs(self, settings["cameras"], self._dry_run)
+            self._endpoints.append(self._outputs.close)
+            self._engine = Engine(policy, settings, self._reporter.faults, self._engine_lock,
+                                  self._engine_callbacks())
             if settings["robot_description_file"]:
                 describe_from_file(self._engine.planner.arm, settings)
             self._open(settings)
+            self._diagnostics.restart()
+            if settings["instruction"]:
+                self._engine.on_instruction(settings["instruction"])
             self._reporter.engine = self._engine
         except Exception as error:  # whatever it is, the node stays up and says so
             self._failed_with = files
@@ -110,7 +132,7 @@ class VlaNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop to publish at once; the result of a query that runs is dropped."""
+        """Stop to publish, with a hold chunk as the last; what a running query gives is dropped."""
         self._engine.deactivate()
         self._reporter.enter(VlaStatus.INACTIVE)
         return super().on_deactivate(state)
@@ -145,14 +167,12 @@ class VlaNode(LifecycleNode):
             self._subscribe(CompressedImage if compressed else Image, topic,
                             partial(engine.on_image, camera), qos.sensor_data())
         self._subscribe(JointState, JOINT_STATES, engine.on_joint_states, qos.sensor_data())
-        self._subscribe(String, "instruction",
-                        lambda msg: engine.on_instruction(msg.data), qos.latched())
+        self._subscribe(String, "instruction", self._on_instruction, qos.latched())
         if not settings["robot_description_file"]:
             self._subscribe(String, "robot_description",
                             lambda msg: engine.on_description(msg.data), qos.latched())
-        self._chunks = self._advertise(ActionChunk, "action_chunk")
-        self._stats = self._advertise(PruneStats, "prune_stats")
-        for name, callback in (("~/reset_episode", self._on_reset), ("~/settle", self._on_settle)):
+        for name, callback in (("~/reset_episode", self._on_reset), ("~/settle", self._on_settle),
+                               ("~/clear_fault", self._on_clear)):
             service = self.create_service(Trigger, name, callback)
             self._endpoints.append(partial(self.destroy_service, service))
 
@@ -162,22 +182,16 @@ class VlaNode(LifecycleNode):
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
         self._endpoints.append(partial(self.destroy_subscription, subscription))
 
-    def _advertise(self, kind: type, topic: str):
-        publisher = self.create_lifecycle_publisher(
-            kind, topic, qos.results(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
-        self._endpoints.append(partial(self.destroy_lifecycle_publisher, publisher))
-        return publisher
-
     def _release(self) -> None:
         """End the thread, close the topics, drop the policy. Does no harm if done twice."""
         self._parameter_server.configured = False
-        engine, self._engine = self._engine, None
         self._reporter.engine = None
-        if engine is not None and not engine.stop(STOP_TIMEOUT):
+        if self._engine is not None and not self._engine.stop(STOP_TIMEOUT):
             self.get_logger().error(f"the running query did not end within {STOP_TIMEOUT:.0f} s")
+        self._engine = None
         while self._endpoints:
             self._endpoints.pop()()
+        free_memory()
 
     def _report_configuration(self, error: Exception) -> None:
         code = FaultCode.CONFIGURATION
@@ -200,9 +214,11 @@ class VlaNode(LifecycleNode):
         if self._autostart and self._may_succeed():
             if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
                 self.trigger_activate()
+        self._reporter.publish()
+
+    def _watch(self) -> None:
         if self._engine is not None:
             self._engine.wake()
-        self._reporter.publish()
 
     def _may_succeed(self) -> bool:
         """Whether configuring was not tried yet, or something has changed since it failed."""
@@ -213,8 +229,19 @@ class VlaNode(LifecycleNode):
         return self._seen == before != self._failed_with
 
     def _apply(self, settings: VlaSettings) -> None:
+        text = settings["instruction"]
+        other = text != self._settings()["instruction"]
+        if other and not text.strip():
+            raise ConfigurationError("the instruction is empty: give the task in natural language")
         if self._engine is not None:
             self._engine.apply(settings)
+            if other:
+                self._engine.on_instruction(text)
+
+    def _on_instruction(self, message: String) -> None:
+        self._engine.on_instruction(message.data)
+        if message.data.strip():
+            self._parameter_server.note("instruction", message.data.strip())
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         episode, start = self._engine.reset_episode()
@@ -228,9 +255,16 @@ class VlaNode(LifecycleNode):
         response.message = json.dumps({"now": self._now(), **self._engine.progress()})
         return response
 
-    def _on_time_jump(self, _jump: object) -> None:
-        if self._engine is not None and self._engine.time_jumped_back():
-            self.get_logger().info("time was set back: a new episode begins")
+    def _on_clear(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        reason = self._engine.clear_fault()
+        response.message = f"cleared: {reason}" if reason else "no fault was latched"
+        response.success = True
+        return response
+
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        backward = jump.delta.nanoseconds < 0
+        if self._engine is not None and self._engine.time_jumped(backward):
+            self.get_logger().info("the clock was set: a new episode begins")
 
     def _settings(self) -> VlaSettings:
         return self._parameter_server.settings
@@ -238,17 +272,33 @@ class VlaNode(LifecycleNode):
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def _publish(self, result: QueryResult) -> None:
-        now = self._now()
-        publish_while_up(self._chunks, chunk_message(result), self.context)
-        publish_while_up(self._stats, stats_message(result, now), self.context)
+    def _dry_run(self) -> bool:
+        return self._engine.planner.settings["dry_run"]
+
+    def _engine_callbacks(self) -> Callbacks:
+        log, outputs = self.get_logger(), self._outputs
+
+        def stats(published: Published) -> None:
+            self._diagnostics.note(published)
+            outputs.publish_stats(published)
+
+        def hold(hold: Hold) -> None:
+            outputs.hold(hold)
+            log.warning(f"holding: {hold.why}", throttle_duration_sec=HOLD_LOG_PAUSE)
+
+        return Callbacks(
+            now=self._now, publish=outputs.publish, publish_stats=stats, hold=hold,
+            changed=self._reporter.publish_changes, warn=lambda text: log.warning(text),
+            log_error=lambda text: log.error(text))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None,
+         load_policy: Callable[[VlaSettings], Policy] = load) -> int:
     """Run the node until it is interrupted. Returns the exit status."""
-    rclpy.init(args=args)
+    # ROS's own handler would shut the context down before the node can publish a last hold chunk.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = VlaNode()
+        node = VlaNode(load_policy)
     except ParameterException as error:
         sys.stderr.write(f"vla_node: a parameter cannot be used: {error}\n")
         rclpy.try_shutdown()
@@ -261,9 +311,7 @@ def spin(node: VlaNode) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        spin_until_signal(executor)
     finally:
         node.close()
         executor.shutdown()

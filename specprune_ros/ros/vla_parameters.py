@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from ..errors import ConfigurationError
-from ..pruning.registry import known_methods
+from ..pruning.config import SpecPruneConfig
 from .conversions import ROTATIONS
-from .parameters import Change, ParameterSpec, Settings
+from .guard_parameters import GUARD_PARAMETERS, guard_limits
+from .method_parameters import CUSTOM, METHOD_PARAMETERS, changed, config_of, started
+from .parameters import Change, ParameterSpec, Settings, Value
 
 _LIVE, _UNCONFIGURED, _START = Change.LIVE, Change.UNCONFIGURED, Change.START
 
@@ -32,10 +35,10 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "data was.", _UNCONFIGURED),
     ParameterSpec("chunk_length", 8, "Actions per chunk that the checkpoint was trained for.",
                   _UNCONFIGURED, 1, 100),
-    ParameterSpec("pruning", "specprune", "Pruning method; off computes every token.",
-                  choices=known_methods()),
-    ParameterSpec("pruning_seed", 0, "Seed of what random draws; other methods draw nothing.",
-                  _LIVE, 0, 2**63 - 1),
+    *METHOD_PARAMETERS,
+    # --- task
+    ParameterSpec("instruction", "", "Task in natural language; the topic instruction changes it, "
+                  "too. Another one starts a new episode."),
     # --- timing
     ParameterSpec("control_period", 0.05, "Seconds between the actions of a chunk.",
                   _UNCONFIGURED, 0.001, 10.0),
@@ -51,6 +54,9 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "image_raw/compressed.", _UNCONFIGURED, choices=("raw", "compressed")),
     ParameterSpec("camera_rotation", (0,), "Degrees by which pictures are turned clockwise to be "
                   "upright: 0, 90, 180 or 270; one value for all cameras, or one each."),
+    ParameterSpec("min_contrast", 3, "Smallest difference between the brightest and the darkest "
+                  "value of a picture (0..255); one below is blank (covered lens, dead sensor) "
+                  "and not used.", _LIVE, 0, 255),
     ParameterSpec("sync_slop", 0.02, "Largest difference in seconds between the stamps of one set "
                   "of pictures.", _LIVE, 0.0, 1.0),
     # --- arm
@@ -78,6 +84,7 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "copied into the chunks.", _LIVE, 1e-6, 10.0),
     ParameterSpec("unit_scale.rotation", 0.5, "Radians per controller unit of rotation, copied "
                   "into the chunks.", _LIVE, 1e-6, 10.0),
+    *GUARD_PARAMETERS,
 )
 
 
@@ -85,6 +92,18 @@ class VlaSettings(Settings):
     """The values of vla_node's parameters."""
 
     specs = VLA_PARAMETERS
+
+    @classmethod
+    def started(cls, given: Mapping[str, Value]) -> VlaSettings:
+        return cls(started(given))
+
+    def completed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        return changed(self, values)
+
+    @cached_property
+    def method(self) -> str | SpecPruneConfig:
+        """The pruning method as a policy takes it: a name, or the settings of custom."""
+        return config_of(self) if self["pruning"] == CUSTOM else self["pruning"]
 
     def check(self) -> None:
         """Raise ConfigurationError where a value, or values together, make no sense."""
@@ -100,6 +119,8 @@ class VlaSettings(Settings):
         if len(reference) != 4 or not any(reference):
             raise ConfigurationError(f"orientation_reference_xyzw is {list(reference)}; it must be "
                                      "a quaternion x, y, z, w")
+        guard_limits(self, needs_pose=False)
+        config_of(self)
         if self["replan_steps"] > self["chunk_length"]:
             raise ConfigurationError(
                 f"replan_steps ({self['replan_steps']}) is more than chunk_length "

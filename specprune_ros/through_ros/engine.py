@@ -139,7 +139,7 @@ class ThroughRos:
     def _play(self, job: Job) -> Record:
         self._client.use_method(*node_method(job))
         played = self._client.play(job.task, job.init_state)
-        queries = [Query(q.at, q.actions, q.kept, q.flops, q.dense_flops, q.fine)
+        queries = [Query(q.at, q.actions, q.kept, q.flops, q.dense_flops, q.fine, q.fallback)
                    for q in played.queries]
         return {
             "key": job.key,

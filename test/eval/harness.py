@@ -51,6 +51,7 @@ def record(job: Job, success: bool = False, kept=((4, 4), (2, 3)), queries: int 
         "kept": [full, *[[list(layer) for layer in kept]] * (queries - 1)],
         "flops": [100.0, *[40.0] * (queries - 1)], "dense_flops": [100.0] * queries,
         "fine": [False, *[True] * (queries - 1)], "dense": [True, *[False] * (queries - 1)],
+        "fallbacks": [],
         "seam_translation": [0.5] * (queries - 1), "seam_rotation": [0.1] * (queries - 1),
         "inside_translation": 0.2, "inside_rotation": None, "distance": None,
         "timing": {"wall_s": 1.0, "latency_ms": [10.0] * queries, "cpu_ms": [9.0] * queries},

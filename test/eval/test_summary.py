@@ -11,7 +11,7 @@ from specprune_ros.eval.curve import budget_arms, curve
 from specprune_ros.eval.episode import Arm, Job
 from specprune_ros.eval.match import Match
 from specprune_ros.eval.plots import draw
-from specprune_ros.eval.report import point_rows, rows, write_html
+from specprune_ros.eval.report import point_rows, remarks, rows, write_html
 from specprune_ros.eval.summary import compare, paired, summarize, summarize_all
 
 N = 20
@@ -46,6 +46,7 @@ def test_figures_of_a_method(own):
     assert found["latency_ms"] == {"p50": 10.0, "p95": 10.0}
     assert found["queries_per_episode"] == 2 and found["dense_query_share"] == 0.5
     assert found["mode_share"] == {"coarse": 0.5, "fine": 0.5}
+    assert found["fallbacks"] == 0
     assert found["seam_jump"]["translation"] == pytest.approx(
         {"mean": 0.5, "p95": 0.5, "inside": 0.2})
     assert found["seam_jump"]["rotation"]["inside"] is None
@@ -53,6 +54,13 @@ def test_figures_of_a_method(own):
     assert found["episode_s"] == pytest.approx({"simulated": 0.8, "wall": 1.0})
     assert [t["successes"] for t in found["tasks"]] == [4, 4, 4, 5]
     assert "counts_repeated_queries" not in found
+
+
+def test_dense_queries_in_the_place_of_a_method_are_told(own):
+    own["specprune"][3]["fallbacks"] = [0, 1]
+    told = remarks(summarize_all(own))
+    assert told[0].startswith("specprune: 2 queries were answered dense in its place")
+    assert told[1] == "vla_cache is not available: no reason" and len(told) == 2
 
 
 def test_long_and_short_episodes_weigh_by_their_queries(own):

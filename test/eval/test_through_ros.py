@@ -95,6 +95,12 @@ def test_every_episode_is_the_one_in_process(in_process, through_ros):
     assert len(set(digests)) > len(digests) / 2  # the first queries of off and specprune agree
 
 
+def test_actions_beyond_the_range_of_the_controller_are_the_same_in_both(engine, through_ros):
+    """The checkpoint overshoots: the comparison above covers saturation."""
+    assert sum(stats.saturated for stats in engine._client._stats.values()) > 0
+    assert not any(record["fallbacks"] for records in through_ros.values() for record in records)
+
+
 def test_times_are_those_of_the_nodes(through_ros):
     for records in through_ros.values():
         for record in records:

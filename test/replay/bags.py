@@ -71,6 +71,7 @@ def clock(seconds):
 
 def image(seconds, value=0, side=16):
     data = np.full(side * side * 3, value, np.uint8)
+    data[0] = value ^ 128  # vla_node takes a picture of one colour for that of a covered lens
     return TYPES["sensor_msgs/msg/Image"](
         header=header(seconds), height=side, width=side, encoding="rgb8", is_bigendian=0,
         step=3 * side, data=data)
@@ -90,7 +91,8 @@ def joints(seconds, names=("slide", "turn", "panda_finger_joint1", "panda_finger
 def status(seconds, episode, instruction, images=0, chunks=0):
     empty = np.zeros(0)
     return TYPES["specprune_ros/msg/VlaStatus"](
-        header=header(seconds), state=3, fault_code=0, fault_text="", instruction=instruction,
-        episode=episode, parameter_revision=0, queries=chunks, chunks=chunks, faults=0,
-        images_received=images, joint_states_received=0, unsynchronised=0, inputs=[],
+        header=header(seconds), state=3, fault_code=0, fault_text="", latched=False, dry_run=False,
+        instruction=instruction, episode=episode, parameter_revision=0, queries=chunks,
+        chunks=chunks, faults=0, images_received=images, joint_states_received=0, unsynchronised=0,
+        rejected=0, last_rejection="", failures=0, dense_fallbacks=0, holds=0, inputs=[],
         input_ages=empty)

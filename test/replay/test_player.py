@@ -14,6 +14,7 @@ from specprune_ros.errors import InferenceError
 from specprune_ros.replay.plan import make_plan
 from specprune_ros.replay.recorded import open_bag
 from specprune_ros.replay.run import digest, paired_records
+from specprune_ros.replay.runner import _NO_LATCH
 from specprune_ros.replay.timeline import Deliver, SetTime, choose_clock, timeline
 from specprune_ros.ros.bag_player import BagPlayer, ReplayFailed
 from specprune_ros.ros.vla_node import VlaNode
@@ -92,10 +93,9 @@ def test_every_picture_arrives_and_every_due_query_is_answered(node, ros_process
     assert [query["stamp"] / 1e9 for query in records] == pytest.approx([1.0, 1.4, 1.8])
     assert player.progress["images_received"] == 40
     assert player.progress["joint_states_received"] == 20
-    # Every frame between two queries has reached the policy, in order.
+    # Every frame between two queries has reached the policy, in order, in seconds of the episode.
     frames = policies[0].episodes[0]["frames"]
-    assert frames == pytest.approx(
-        [1.0 + n * PERIOD for n in range(20) if n not in (0, 8, 16)])
+    assert frames == pytest.approx([n * PERIOD for n in range(20) if n not in (0, 8, 16)])
     assert [query["observation_age_s"] for query in records] == [0.0] * 3
 
 
@@ -127,20 +127,57 @@ def test_recorded_calls_of_reset_episode_are_made_again(node, ros_process, tmp_p
     assert [(c.episode, c.instruction) for c in player.chunks] == [
         (0, "lift"), (1, "lift"), (2, "place")]
     assert len(policies[0].episodes) == 3
+    assert player.progress["holds"] == 1  # at the call, when the first chunk was in play
 
 
 def test_a_query_that_fails_is_a_fault_of_the_run_not_its_end(node, ros_process, tmp_path):
     class Failing(SlowPolicy):
         def predict(self, observation, episode=None):
-            if observation.stamp < 1.1:
-                raise InferenceError("no actions today")
+            self.fail(InferenceError("no actions today") if observation.stamp < 0.075 else None)
             return super().predict(observation, episode)
 
     node(Failing)
     player = play(write(tmp_path / "bag", world(*observations(0, 5))), ros_process)
     assert [c.header.stamp.nanosec for c in player.chunks] == [100_000_000]
     assert any("no actions today" in text for _, text in player.faults)
-    assert player.progress["queries"] == 3  # two failed
+    assert player.progress["queries"] == 3  # two failed, pruned and dense
+    assert player.progress["failures"] == player.progress["holds"] == 2
+
+
+def test_a_query_that_was_answered_dense_is_told_in_its_record(node, ros_process, tmp_path):
+    class Failing(SlowPolicy):
+        def predict(self, observation, episode=None):
+            self.fault = InferenceError("not pruned") if observation.stamp < 0.3 else None
+            return super().predict(observation, episode)
+
+    node(Failing)
+    player = play(write(tmp_path / "bag", world(*observations(0, 10))), ros_process)
+    records = paired_records(player.chunks, player.stats)
+    assert [(query["source"], query["method"]) for query in records] == [(1, "off"),
+                                                                         (0, "specprune")]
+    assert player.progress["dense_fallbacks"] == 1
+
+
+def test_with_dry_run_chunks_come_as_well(node, ros_process, tmp_path):
+    node(dry_run=True)
+    player = play(write(tmp_path / "bag", world(*observations(0, 10))), ros_process)
+    assert len(paired_records(player.chunks, player.stats)) == 2
+
+
+@pytest.mark.parametrize("latches", [True, False])
+def test_a_gap_in_the_inputs_ends_nothing_where_nothing_latches(latches, node, ros_process,
+                                                                tmp_path):
+    """Time goes on without pictures. Watchdogs look at the clock whenever the node settles, so what
+    they do is the same in every replay; a latched node is settled."""
+    node(**({} if latches else _NO_LATCH))
+    path = write(tmp_path / "bag", world(
+        *observations(0, 4), *(("/clock", at / 2, clock(at / 2)) for at in range(3, 27)),
+        *observations(0, 4, start=13.5)))
+    player = play(path, ros_process)
+    stamps = [c.header.stamp.sec + c.header.stamp.nanosec / 1e9 for c in player.chunks]
+    assert stamps == pytest.approx([1.0] if latches else [1.0, 13.5])
+    assert player.progress["holds"] == (2 if latches else 1)  # at the gap, and when it latches
+    assert any("latch" in text or "clear_fault" in text for _, text in player.faults) == latches
 
 
 def test_a_node_that_reports_a_fault_ends_the_replay(node, ros_process, tmp_path):

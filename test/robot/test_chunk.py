@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specprune_ros.errors import ActionError, ConfigurationError
-from specprune_ros.robot.chunk import ChunkPlayer
+from specprune_ros.robot.chunk import Blending, ChunkPlayer
 
 DT = 0.05
 
@@ -138,3 +138,64 @@ def test_bad_chunks_are_refused_and_the_good_one_stays(arguments, message):
 def test_control_period_must_be_positive(period):
     with pytest.raises(ConfigurationError, match="control_period"):
         ChunkPlayer(period)
+
+
+# --- blending ----------------------------------------------------------------------------------
+
+def test_ensemble_is_acts_weighting_of_the_rows_for_the_same_time():
+    player = ChunkPlayer(DT, blending=Blending(ensemble=0.5))
+    for k in range(3):  # chunks at 0, 1 and 2 periods; their rows count 0, 1, 2 ...
+        player.load(chunk(8, first=100 * k, gripper=[-1.0] * 8 if k < 2 else [1.0] * 8), k * DT)
+    row = player.row_at(2 * DT)
+    weights = np.exp(-0.5 * np.arange(3))  # the oldest first
+    assert row[0] == pytest.approx(weights @ [2, 101, 200] / weights.sum())
+    assert row[6] == 1.0  # the newest one decides
+    # At 8 periods the oldest chunk is over.
+    assert player.row_at(8 * DT)[0] == pytest.approx(weights[:2] @ [107, 206] / weights[:2].sum())
+
+
+def test_new_chunk_is_faded_in():
+    player = ChunkPlayer(DT, blending=Blending(fade=3))
+    player.load(chunk(8), 0.0)
+    assert player.row_at(0.0)[0] == 0.0  # from standing still
+    assert player.row_at(DT)[0] == pytest.approx(1 * 2 / 4)
+    player.load(chunk(8, first=100), 4 * DT)
+    faded = [player.row_at(k * DT)[0] for k in range(5, 10)]
+    old, new, shares = [5, 6, 7], [101, 102, 103], [1 / 4, 2 / 4, 3 / 4]
+    assert faded[:3] == pytest.approx([s * n + (1 - s) * o for s, n, o in zip(shares, new, old)])
+    assert faded[3:] == [104, 105]
+
+
+@pytest.mark.parametrize("blending", [Blending(ensemble=0.01), Blending(fade=4)])
+def test_what_came_before_a_hold_is_not_blended_into_it(blending):
+    player = ChunkPlayer(DT, blending=blending)
+    player.load(chunk(8, first=5), 0.0)
+    player.row_at(0.0)
+    player.load(np.zeros((8, 7)), DT, alone=True)
+    assert player.row_at(DT).tolist() == [0.0] * 7
+
+
+@given(
+    ensemble=st.none() | st.floats(0, 5), fade=st.integers(0, 10),
+    stamps=st.lists(st.integers(0, 12), min_size=1, max_size=10, unique=True).map(sorted),
+    seed=st.integers(0, 2**32 - 1), period=st.integers(0, 25), part=st.floats(0.01, 0.99),
+)
+def test_blended_motion_lies_between_the_rows_it_is_made_of(
+        ensemble, fade, stamps, seed, period, part):
+    blending = Blending(ensemble) if ensemble is not None else Blending(fade=fade)
+    player, rng = ChunkPlayer(DT, blending=blending), np.random.default_rng(seed)
+    for stamp in stamps:
+        player.load(rng.uniform(-1, 1, (8, 7)), stamp * DT)
+        row = player.row_at((stamp + rng.integers(8) + part) * DT)
+        assert np.abs(row).max() <= 1.0
+    row = player.row_at((period + part) * DT)
+    # Blending never makes motion where the newest chunk has no row.
+    assert (row is None) == (not 0 <= period - stamps[-1] < 8)
+    assert row is None or np.abs(row).max() <= 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"ensemble": -1.0}, {"ensemble": math.nan}, {"fade": -1},
+                                   {"ensemble": 0.1, "fade": 2}])
+def test_blending_that_makes_no_sense(wrong):
+    with pytest.raises(ConfigurationError):
+        Blending(**wrong)

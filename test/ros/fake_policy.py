@@ -10,7 +10,9 @@ class FakePolicy:
     """Follows specprune_ros.policy.Policy as far as vla_node uses it.
 
     ``fault``: what the next queries do wrong: an exception to raise, or actions to return.
+    ``dense_fault``: the same for the policy that :meth:`with_pruning` gives.
     ``gate``: cleared by a test, it holds queries up until it is set.
+    ``replan``: what :meth:`replan_wanted` says.
     """
 
     uses_proprio = True
@@ -18,9 +20,15 @@ class FakePolicy:
     action_dim = 7
     chunk_length = 8
 
-    def __init__(self, settings):
+    def __init__(self, settings, pruned=None):
         self.settings = settings
-        self.pruning = settings["pruning"]
+        self.pruning = settings["pruning"] if pruned is None else "off"
+        self.pruned = pruned  # the policy that this one is the dense one of
+        self.dense = None
+        self.dense_fault = None
+        self.replan = False
+        self.mode = Mode.FINE
+        self.report = None  # in place of the usual one
         self.observations = []
         self.episodes = []
         self.fault = None
@@ -35,6 +43,19 @@ class FakePolicy:
     def set_pruning(self, name, seed=0):
         self.pruning, self.seed = name, seed
 
+    def with_pruning(self, pruning):
+        assert pruning == "off" and self.pruned is None
+        self.dense = FakePolicy(self.settings, pruned=self)
+        self.dense.gate, self.dense.entered = self.gate, self.entered
+        return self.dense
+
+    def fail(self, fault):
+        """Let pruned and dense queries fail in the same way; None ends it."""
+        self.fault = self.dense_fault = fault
+
+    def replan_wanted(self, episode=None):
+        return self.replan
+
     def observe(self, images, stamp, ee_twist=None, episode=None):
         episode["frames"].append(stamp)
 
@@ -42,20 +63,23 @@ class FakePolicy:
         self.entered.set()
         assert self.gate.wait(60.0)
         self.observations.append(observation)
-        if isinstance(self.fault, Exception):
-            raise self.fault
+        fault = self.fault if self.pruned is None else self.pruned.dense_fault
+        if isinstance(fault, Exception):
+            raise fault
         actions = np.arange(56, dtype=np.float64).reshape(8, 7) / 100
-        if self.fault is not None:
-            actions = self.fault
+        if fault is not None:
+            actions = fault
         number = episode["queries"]
         episode["queries"] += 1
         return ActionChunk(actions, actions.astype(np.float32), self._report(number),
                            observation.stamp)
 
     def _report(self, number):
+        if self.report is not None:
+            return self.report
         return PruneReport(
             method=self.pruning,
-            mode=Mode.FINE,
+            mode=self.mode,
             query_number=number,
             kept_positions=(np.arange(20), np.arange(12), np.arange(9)),
             cameras=(CameraTokens("primary", 8, 3, 2, 1, 5, (4, 3)),

@@ -21,12 +21,14 @@ class Script:
     """Both nodes, spun by a thread. ``steps``: of each episode; ``play``: publishes one.
 
     leave_out: kinds of messages that are not published at the second query. answer: of the service.
+    source: of the chunk of the second query.
     """
 
     def __init__(self, domain):
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.steps, self.answer, self.leave_out, self.episode = 9, True, (), 0
+        self.source = ActionChunk.POLICY
         self.now = 3 * PERIOD
         self.vla = rclpy.create_node("vla_node", context=self.context)
         self.bridge = rclpy.create_node("sim_bridge_node", context=self.context)
@@ -77,6 +79,12 @@ class Script:
                            visual_tokens_per_layer=np.ravel(KEPT).tolist(), mode=PruneStats.FINE)
         chunk.header.stamp = stats.header.stamp = stamp
         late = step == 4
+        if step == 0:  # the hold that ends the episode before has this stamp
+            hold = ActionChunk(horizon=8, dof=7, data=[0.0] * 56, source=ActionChunk.HOLD)
+            hold.header.stamp = stamp
+            self._chunks.publish(hold)
+        if late:
+            chunk.source = self.source
         if not (late and "chunk" in self.leave_out):
             self._chunks.publish(chunk)
         if not (late and "stats" in self.leave_out):
@@ -123,7 +131,7 @@ def test_an_episode_is_what_the_nodes_published(client, script):
                 query.actions, np.full((8, 7), init_state + query.at + 0.1))
             assert query.kept == ((4, 4), (2, 3))
             assert (query.flops, query.dense_flops, query.fine) == (40.0, 100.0, True)
-            assert query.inference_s == 0.05
+            assert query.inference_s == 0.05 and not query.fallback
             assert query.age_s == 0.1 + query.at + 1  # of the first row that was played
 
 
@@ -137,6 +145,20 @@ def test_lost_messages_are_counted(client, script, kind, monkeypatch):
     monkeypatch.setattr(episode_client, "_LATE_S", 0.3)
     script.leave_out = (kind,)
     with pytest.raises(NodesError, match="lost: of the 3 queries.*(2 chunks|2 statistics)"):
+        client.play(0, 1)
+
+
+def test_a_dense_chunk_in_the_place_of_the_methods_is_told(client, script):
+    script.source = ActionChunk.DENSE
+    assert [query.fallback for query in client.play(0, 1).queries] == [False, True, False]
+
+
+def test_an_observation_without_an_answer_is_no_episode(client, script, monkeypatch):
+    monkeypatch.setattr(episode_client, "_LATE_S", 0.3)
+    script.source, script.leave_out = ActionChunk.HOLD, ("stats",)
+    script.status.publish(VlaStatus(last_rejection="x of row 3 is 7"))
+    with pytest.raises(NodesError, match="no answer to the observation after 4 control periods and "
+                                         "held the arm still.*x of row 3 is 7"):
         client.play(0, 1)
 
 

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 from rcl_interfaces.srv import SetParametersAtomically  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from specprune_ros.msg import ActionChunk  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from specprune_ros.ros.resets import reset_answer  # noqa: E402
@@ -207,6 +208,48 @@ def test_a_rejected_chunk_is_named_once_and_the_next_good_one_played(bench):
     assert "3 chunks played, 6 rejected" in bench.log()
 
 
+def test_a_hold_is_the_answer_to_its_observation_but_no_chunk_of_the_policy(bench):
+    """And the hold that ends an episode is not: it has the stamp with which the next begins."""
+    moving = np.zeros((8, 7))
+    moving[:, 1] = 0.125
+    policy = bench.policy
+    policy.reset_message = lambda: reset_answer(
+        10 + policy.resets, nanoseconds(policy.clocks[-1].clock) if policy.clocks else 0)
+
+    def answer(policy, stamp, count):
+        if count == 1:
+            policy.answer(stamp, source=ActionChunk.HOLD, episode=9 + policy.resets)
+            policy.answer(stamp, data=moving.ravel(), episode=10 + policy.resets)
+        elif count == 9:
+            policy.answer(stamp, source=ActionChunk.HOLD, episode=10 + policy.resets)
+        elif count == 17:
+            policy.answer(stamp, data=moving.ravel(), episode=10 + policy.resets)
+
+    bench.policy.on_image = answer
+    bench.start(episodes=2)
+    assert bench.finish() == 0
+    for episode in range(2):
+        y = [joints.position[1] for joints, status in zip(policy.joints, policy.statuses)
+             if status.episode == episode]
+        steps = [*[0.125] * 8, *[0.0] * 8, *[0.125] * 4]
+        np.testing.assert_allclose(np.diff(y), steps)
+    last = policy.statuses[-1]
+    assert (last.chunks, last.held_steps) == (4, 16)
+
+
+def test_a_hold_whose_rows_move_is_rejected(bench):
+    def answer(policy, stamp, count):
+        if (count - 1) % 8 == 0:
+            policy.answer(stamp, source=ActionChunk.HOLD, data=np.ones(56))
+            policy.answer(stamp)
+
+    bench.policy.on_image = answer
+    bench.start()
+    assert bench.finish() == 0
+    assert "source is HOLD, but the rows move" in bench.log()
+    assert all(message.position[0] == 0.0 for message in bench.policy.joints)
+
+
 def test_a_lost_answer_is_asked_for_again_with_the_same_observation(bench):
     asked = []
 
@@ -334,6 +377,32 @@ def test_realtime_holds_with_the_last_gripper_command_where_there_is_no_chunk(be
         assert any((times[k] - stamp) // 50_000_000 in range(4) for stamp in answered)
     assert played[-1] < STEPS - 1
     assert all(message.position[3] == 1.0 for message in joints[played[0] + 1:])
+
+
+def test_a_hold_ends_the_motion_at_once_in_realtime(bench):
+    rows = np.zeros((8, 7))
+    rows[:, 1], rows[:, 6] = 0.125, 0.0  # close
+    policy = bench.policy
+    held = []
+
+    def answer(policy, stamp, count):
+        moves = policy.joints and policy.joints[-1].position[1] > 0.0
+        if not moves:
+            policy.answer(stamp, data=rows.ravel())
+        elif not held:
+            held.append(nanoseconds(stamp))
+            policy.answer(stamp, source=ActionChunk.HOLD, data=(rows * ([0] * 6 + [1])).ravel())
+
+    bench.policy.on_image = answer
+    bench.start(pacing="realtime", real_time_factor=0.25)
+    assert bench.finish() == 0
+    y = {nanoseconds(m.header.stamp): m.position[1] for m in policy.joints}
+    after = [at for at in y if at >= held[0]]
+    # What was on its way when the hold came: the row of its time, and hardly another.
+    moved = sum(y[b] > y[a] for a, b in zip(after, after[1:]))
+    assert moved <= 4 and len({y[at] for at in after[6:]}) == 1
+    assert policy.statuses[-1].held_steps >= len(after) - 1 - moved
+    assert policy.joints[-1].position[3] == 1.0
 
 
 def test_realtime_runs_on_without_a_policy_that_agrees(bench):

@@ -5,6 +5,7 @@ from specprune_ros.msg import ActionChunk, VlaStatus
 from vla_rig import INSTRUCTION, PERIOD, URDF, VLA_NODE, Rig, rows
 
 from specprune_ros.policy import Observation, load_policy
+from specprune_ros.robot.guard import saturate
 from specprune_ros.ros.conversions import image_to_rgb
 
 FAST, STILL = 0.5, 0.0  # m/s
@@ -66,7 +67,7 @@ def test_chunk_is_what_the_python_api_gives(vla, tiny_dir):
     images = {camera: image_to_rgb(vla.picture(camera)) for camera in ("primary", "wrist")}
     proprio = np.array([0.3, 0.0, 0.5, np.pi, 0.0, 0.0, 0.04, -0.03])
     expected = load_policy(tiny_dir).predict(Observation(images, INSTRUCTION, proprio))
-    np.testing.assert_allclose(rows(chunk), expected.actions, atol=1e-5)
+    np.testing.assert_allclose(rows(chunk), saturate(expected.actions), atol=1e-5)
 
 
 def test_the_same_observation_gives_the_same_actions(vla):
@@ -98,6 +99,51 @@ def test_mode_follows_differenced_positions_too(running):
         chunk, _ = running.query(slide=slide, slide_speed=None)
         modes.append(chunk.mode)
     assert (modes[1], modes[3]) == (ActionChunk.COARSE, ActionChunk.FINE)
+
+
+def test_budget_that_is_changed_live_changes_what_is_kept(running):
+    _, before = running.query()
+    assert running.set_parameter("budgets.scene.coarse.local", 4).successful
+    _, stats = running.query(slide_speed=FAST)
+    _, stats = running.query(slide_speed=FAST)
+    assert stats.method == "custom" and stats.mode == ActionChunk.COARSE
+    assert stats.parameter_revision == before.parameter_revision + 1
+    # Of each of the two speculation layers.
+    assert stats.kept_local[0] <= 2 * 4 < before.kept_local[0]
+    refused = running.set_parameter("budgets.scene.fine.local", 3)
+    assert not refused.successful and "fine" in refused.reason
+    assert running.set_parameter("pruning", "specprune").successful
+    _, stats = running.query()
+    assert stats.method == "specprune"
+
+
+def test_shadow_query_measures_the_distance_from_dense(running):
+    assert running.set_parameter("shadow.every", 1).successful
+    _, stats = running.query()
+    assert 0 < stats.shadow_distance < 2
+    assert running.set_parameter("pruning", "off").successful
+    _, stats = running.query()
+    assert np.isnan(stats.shadow_distance)
+    for name, value in (("shadow.every", 0), ("pruning", "specprune")):
+        assert running.set_parameter(name, value).successful
+
+
+def test_arm_that_slows_down_gets_a_query_before_its_time(running):
+    assert running.set_parameter("controller.replan", True).successful
+    for _ in range(2):
+        chunk, _ = running.query(slide_speed=FAST)
+    assert chunk.mode == ActionChunk.COARSE
+    due = chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec + 8 * PERIOD
+    sent = len(running.chunks)
+    for _ in range(6):
+        running.observe(periods=1, slide_speed=STILL)
+        frames = running.status.images_received
+        running.until(lambda f=frames: running.status.images_received > f)
+    running.until(lambda: len(running.chunks) > sent)
+    early = running.chunks[sent]
+    assert early.mode == ActionChunk.FINE
+    assert early.header.stamp.sec * 10**9 + early.header.stamp.nanosec < due
+    assert running.set_parameter("pruning", "specprune").successful  # and off again
 
 
 # --- bad input: named, survived, over as soon as the input is good -----------------------------

@@ -1,10 +1,15 @@
 """The parameter table: what is declared, what is vetoed, what config/vla.yaml says."""
+import re
+from dataclasses import replace
+
 import pytest
 import yaml
 from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.pruning.presets import PRESETS, preset
+from specprune_ros.ros.method_parameters import GOVERNED, preset_values
 from specprune_ros.ros.parameters import Change, ParameterServer
 from specprune_ros.ros.vla_parameters import VLA_PARAMETERS, VlaSettings
 from specprune_ros.share import share_dir
@@ -131,6 +136,94 @@ def test_start_value_that_is_no_string_is_named(ros):
         ParameterServer(node, VlaSettings, lambda settings: None, lambda: None)
 
 
+# --- presets and their values --------------------------------------------------------------------
+
+def test_preset_sets_its_values_and_a_later_change_makes_it_custom(node, server):
+    assert change(node, pruning="paper_v1").successful
+    assert server.settings.revision == 1
+    shown = {name: node.get_parameter(name).value for name in GOVERNED}
+    assert shown == preset_values("paper_v1")
+    assert server.settings.method == "paper_v1"
+
+    assert change(node, budgets__scene__coarse__local=20).successful
+    assert server.settings.revision == 2
+    assert node.get_parameter("pruning").value == "custom"
+    assert node.get_parameter("custom_base").value == "paper_v1"
+    config = server.settings.method
+    expected = preset("paper_v1")
+    scene = replace(expected.budgets.scene_coarse, local=20)
+    assert config == replace(expected, name="custom",
+                             budgets=replace(expected.budgets, scene_coarse=scene))
+
+    assert change(node, pruning="paper_v1").successful  # and back
+    assert node.get_parameter("budgets.scene.coarse.local").value == 24
+    assert server.settings.method == "paper_v1"
+
+
+def test_every_preset_is_its_parameters(node, server):
+    for name in PRESETS:
+        assert change(node, pruning=name).successful
+        assert change(node, pruning="custom").successful  # keeps the values
+        assert server.settings.method == replace(preset(name), name="custom")
+
+
+@pytest.mark.parametrize("values, reason", [
+    ({"budgets__wrist__fine__global": 29}, "fine budget wrist.global is below the coarse one"),
+    ({"controller__exit_rotation": 0.4}, "exit_rotation (0.4) must not be below enter_rotation"),
+    ({"controller__enter_translation": 0.2}, "exit_translation (0.15) must not be below"),
+    ({"dynamic__keep": 0.0}, "keep"),
+    ({"interval__slope": 0.5}, "slope"),
+    ({"interval__longest": 16}, "longest"),
+    ({"static__tau_wrist": float("nan")}, "tau_wrist"),
+    ({"pruning": "paper_v1", "static__carry": 0.3}, "static.carry of preset paper_v1 is 0.0"),
+    ({"custom_base": "off"}, "choose one of specprune"),
+])
+def test_method_that_contradicts_itself_is_vetoed(node, server, values, reason):
+    before = server.settings
+    result = change(node, **values)
+    assert not result.successful and reason in result.reason
+    assert server.settings is before
+    assert node.get_parameter("pruning").value == "specprune"
+
+
+def test_budgets_that_only_fit_together_are_changed_together(node, server):
+    assert not change(node, budgets__wrist__coarse__global=60).successful
+    assert change(node, budgets__wrist__coarse__global=60,
+                  budgets__wrist__fine__global=60).successful
+    assert change(node, pruning="release").successful  # whose fine budgets are the smaller ones
+    assert change(node, budgets__wrist__fine__global=10).successful
+
+
+def test_values_of_a_method_without_them_wait_until_custom_is_chosen(node, server):
+    assert change(node, pruning="off").successful
+    assert change(node, dynamic__keep=0.8).successful
+    assert server.settings.method == "off"
+    assert change(node, pruning="custom").successful
+    assert server.settings.method.dynamic.keep == 0.8
+
+
+@pytest.mark.parametrize("given, pruning, base, keep", [
+    ({}, "specprune", "specprune", 0.9),
+    ({"pruning": "release"}, "release", "release", 0.9),
+    ({"dynamic.keep": 0.7}, "custom", "specprune", 0.7),
+    ({"dynamic.keep": 0.9}, "specprune", "specprune", 0.9),
+    ({"pruning": "paper_v1", "dynamic.keep": 0.7}, "custom", "paper_v1", 0.7),
+    ({"pruning": "custom", "custom_base": "paper_icml", "dynamic.keep": 0.7}, "custom",
+     "paper_icml", 0.7),
+    ({"pruning": "off", "dynamic.keep": 0.7}, "off", "specprune", 0.7),
+])
+def test_start_values(ros, given, pruning, base, keep):
+    node = ros.node("from_a_file", parameter_overrides=[
+        Parameter(name, value=value) for name, value in given.items()])
+    server = ParameterServer(node, VlaSettings, lambda settings: None, lambda: None)
+    server.settings.check()
+    assert server.settings.revision == 0
+    for source in (lambda name: node.get_parameter(name).value, server.settings.__getitem__):
+        assert (source("pruning"), source("custom_base"), source("dynamic.keep")) == (
+            pruning, base, keep)
+        assert source("static.carry") == preset_values(base)["static.carry"]
+
+
 def test_settings_are_not_changed_under_their_user(node, server):
     used = server.settings
     assert change(node, sync_slop=0.5).successful
@@ -167,10 +260,15 @@ def test_other_parameters_are_not_ours_to_judge(node, server):
 
 
 def test_shipped_file_has_every_parameter_with_its_default():
-    sections = yaml.safe_load((share_dir() / "config" / "vla.yaml").read_text())
-    values = dict(flat(sections["/**/vla_node"]["ros__parameters"]))
+    text = (share_dir() / "config" / "vla.yaml").read_text()
+    # What a preset decides is written as a comment.
+    first, last = text.index("    # custom_base:"), text.index("    # --- task")
+    written = text[:first] + re.sub("(?m)^    # ", "    ", text[first:last]) + text[last:]
+    values = dict(flat(yaml.safe_load(written)["/**/vla_node"]["ros__parameters"]))
     assert list(values) == [spec.name for spec in VLA_PARAMETERS]
-    settings = VlaSettings(values)
+    as_shipped = flat(yaml.safe_load(text)["/**/vla_node"]["ros__parameters"])
+    assert dict(VlaSettings.started(dict(as_shipped))) == dict(VlaSettings())
+    settings = VlaSettings.started(values)
     settings.check()
     assert dict(settings) == dict(VlaSettings())
     for spec in VLA_PARAMETERS:  # YAML 1 is no float for ROS

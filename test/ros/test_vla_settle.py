@@ -4,8 +4,11 @@ import json
 import struct
 
 import pytest
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
-from test_vla_node import Bench
+from vla_bench import Bench
+
+from specprune_ros.errors import InferenceError
 
 
 @pytest.fixture
@@ -41,6 +44,18 @@ def test_an_inactive_node_is_settled(bench):
     bench.rig.observe()
     bench.rig.until(lambda: settle(bench)[1]["images_received"] >= 2)
     assert settle(bench)[0]
+
+
+def test_a_latched_node_is_settled_and_its_counters_say_what_was_held(bench):
+    bench.node.set_parameters([Parameter("guard.latch_after", value=1)])
+    bench.policy.fail(InferenceError("no actions today"))
+    bench.rig.observe()
+    bench.rig.until(lambda: bench.rig.status.latched)
+    bench.rig.observe()
+    bench.rig.until(lambda: settle(bench)[1]["images_received"] >= 4)
+    settled, after = settle(bench)
+    assert settled
+    assert (after["queries"], after["chunks"], after["failures"], after["holds"]) == (1, 0, 1, 1)
 
 
 def position_hash(positions):

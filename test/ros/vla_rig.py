@@ -55,7 +55,8 @@ class Rig:
         self.node = node = ros.node("rig")
         self.now = 1000 * PERIOD
         self.size = 64
-        self.chunks, self.stats, self.statuses = [], [], []
+        self.chunks, self.holds, self.previews = [], [], []
+        self.stats, self.statuses = [], []
         kind, suffix = (CompressedImage, "/compressed") if compressed else (Image, "")
         self._convert = rgb_to_compressed if compressed else rgb_to_image
         self._cameras = {name: node.create_publisher(kind, f"camera/{name}/image_raw{suffix}", 5)
@@ -64,8 +65,10 @@ class Rig:
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._instruction = node.create_publisher(String, "instruction", qos.latched())
         self._description = node.create_publisher(String, "robot_description", qos.latched())
-        node.create_subscription(ActionChunk, "action_chunk", self.chunks.append, qos.results())
-        node.create_subscription(PruneStats, "prune_stats", self.stats.append, qos.results())
+        node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.results(100))
+        node.create_subscription(ActionChunk, "action_chunk_preview", self.previews.append,
+                                 qos.results())
+        node.create_subscription(PruneStats, "prune_stats", self._on_stats, qos.results(100))
         node.create_subscription(VlaStatus, "vla_status", self.statuses.append, qos.latched())
         self._clients = {}
         self._last = []  # (publisher, message) of the last observation
@@ -125,6 +128,16 @@ class Rig:
 
     # --- what comes out ------------------------------------------------------------------------
 
+    def _on_chunk(self, message):
+        """Keep a chunk, and check what holds for every chunk that is ever published."""
+        assert_safe(message)
+        (self.holds if message.source == ActionChunk.HOLD else self.chunks).append(message)
+
+    def _on_stats(self, message):
+        """Keep stats, and check that the chunk was not stale when it was published."""
+        assert -0.1 <= message.observation_age < 0.4
+        self.stats.append(message)
+
     @property
     def status(self):
         return self.statuses[-1] if self.statuses else VlaStatus()
@@ -180,12 +193,26 @@ class Rig:
     def reset(self):
         return self.call(Trigger, "vla_node/reset_episode", Trigger.Request())
 
+    def clear_fault(self):
+        return self.call(Trigger, "vla_node/clear_fault", Trigger.Request())
+
     def _story(self):
         """What is known when a wait fails."""
         status = self.status
         return (f"status {status.state}, fault {status.fault_code} {status.fault_text!r}, "
                 f"{status.images_received} pictures, {status.joint_states_received} joint states, "
                 f"{status.queries} queries, {len(self.chunks)} chunks, now {self.now}")
+
+
+def assert_safe(message):
+    """Whether a chunk is finite and in the range of the controller, and a hold does not move."""
+    actions = rows(message)
+    assert np.isfinite(actions).all() and message.dt > 0
+    assert np.abs(actions[:, :6]).max() <= 1.0
+    assert ((actions[:, 6] >= 0.0) & (actions[:, 6] <= 1.0)).all()
+    if message.source == ActionChunk.HOLD:
+        assert not actions[:, :6].any()
+        assert (actions[:, 6] == actions[0, 6]).all()
 
 
 def rows(message):
