@@ -219,7 +219,7 @@ setup(
         'rich>=13,<16',
         'matplotlib~=3.10',
         'pyyaml>=5.4,<7',
-        'packaging>=21',
+        'packaging>=21,<27',
     ],
     extras_require={
         'ros': ROS_KILTED,

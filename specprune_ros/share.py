@@ -10,7 +10,7 @@ from .errors import SpecpruneError
 PACKAGE = "specprune_ros"
 
 #: The checkpoint that comes with the package.
-DEFAULT_CHECKPOINT = "specprune-tiny"
+DEFAULT_CHECKPOINT = "specprune-tabletop"
 
 
 def share_dir() -> Path:

@@ -41,6 +41,14 @@ def golden_cases(golden_dir):
 
 
 @pytest.fixture(scope="session")
+def libero_site(tmp_path_factory) -> Path:
+    """A folder with the double of LIBERO, to put on a path; not to be changed."""
+    from libero_double import prepare
+
+    return prepare(tmp_path_factory.mktemp("libero") / "site")
+
+
+@pytest.fixture(scope="session")
 def tiny_dir() -> Path:
     """The shipped untrained checkpoint."""
     return ROOT / "models" / "specprune-tiny"

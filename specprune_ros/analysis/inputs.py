@@ -12,12 +12,11 @@ from specprune_ros.analysis.recording import Recording, load_pooled
 from specprune_ros.analysis.synthetic import KINDS, synthetic_recording
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import Policy, load_policy
-from specprune_ros.share import share_dir
+from specprune_ros.share import checkpoint_dir
 from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
 from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
 
 _log = logging.getLogger(__name__)
-DEFAULT_CHECKPOINT = "models/specprune-tiny"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """--checkpoint and how to load it."""
     group = parser.add_argument_group("checkpoint")
     group.add_argument("--checkpoint", type=Path, metavar="DIR",
-                       help="OpenVLA-OFT checkpoint (without it: the tiny one of the package)")
+                       help="OpenVLA-OFT checkpoint: a directory, or the name of one that comes "
+                            "with the package (without it: the trained one)")
     group.add_argument("--device", default="cpu", help="torch device")
     group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
                        help="type of the weights")
@@ -93,8 +93,8 @@ def add_stream_arguments(parser: argparse.ArgumentParser, required: bool = True)
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:
-    """The checkpoint asked for, or the one that comes with the package."""
-    return args.checkpoint or share_dir() / DEFAULT_CHECKPOINT
+    """The checkpoint asked for (a directory, or the name of an installed one), or the default."""
+    return checkpoint_dir(str(args.checkpoint or ""))
 
 
 def load_streams(args: argparse.Namespace) -> list[Recording]:

@@ -19,15 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="as the parameter of vla_node")
     parser.add_argument("--pruning", default="specprune", metavar="P",
                         help="method of the timed query")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE",
+                        help="write the findings as JSON; - for standard output, in the place of "
+                             "the table")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 unless a line is FAIL."""
     from .examine import examine
-    from .report import show
+    from .report import STANDARD_OUTPUT, show
 
-    if args.json is not None:
+    if args.json not in (None, STANDARD_OUTPUT):
         from ..analysis.writing import check_output_file
 
         check_output_file(args.json)

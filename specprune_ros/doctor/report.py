@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,24 +15,29 @@ from ..analysis.writing import naming_failures
 from ..preflight import Finding, Level
 from ..provenance import git_commit, versions
 
+STANDARD_OUTPUT = Path("-")
 _STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 _WIDTH = 110  # where there is no terminal
 
 
 def show(findings: Sequence[Finding], args: argparse.Namespace) -> int:
     """Print the table, write the JSON that was asked for; 1 if a line is FAIL, else 0."""
+    counts = {level: sum(f.level is level for f in findings) for level in Level}
+    status = 1 if counts[Level.FAIL] else 0
+    text = json.dumps(as_json(findings, args), indent=1) + "\n"
+    if args.json == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return status
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     console.print(table(findings))
-    counts = {level: sum(f.level is level for f in findings) for level in Level}
     console.print(", ".join(f"{count} {level.value}" for level, count in counts.items()))
     if args.json is not None:
         with naming_failures(args.json):
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(as_json(findings, args), indent=1) + "\n",
-                                 encoding="utf-8")
-    return 1 if counts[Level.FAIL] else 0
+            args.json.write_text(text, encoding="utf-8")
+    return status
 
 
 def table(findings: Sequence[Finding]) -> Table:

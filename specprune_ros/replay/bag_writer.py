@@ -42,21 +42,24 @@ class BagWriter:
         self._store = writing_store(())
         self._connections: dict[str, Any] = {}
 
-    def write(self, topic: Any, time_ns: int, raw: bytes) -> None:
-        """Write a message. topic: name, kind, reliable, latched (ros.bag_recorder.TopicFacts).
+    def write(self, topic: Any, time_ns: int, raw: bytes) -> bool:
+        """Write a message, or return False where its topic is refused.
+
+        topic: name, kind, reliable, latched (ros.bag_recorder.TopicFacts).
 
         Raises:
             RecordingError: the disk is full, or the folder cannot be made.
         """
         if topic.name in self.refused:
-            return
+            return False
         try:
             if topic.name not in self._connections and not self._connect(topic):
-                return
+                return False
             self._writer.write(self._connections[topic.name], time_ns, raw)
-            self.empty = False
         except (OSError, WriterError) as error:
             raise RecordingError(f"bag '{self.folder}' cannot be written: {error}") from error
+        self.empty = False
+        return True
 
     def close(self, note: Mapping[str, Any]) -> None:
         """Write index and metadata, with ``note`` under custom_data.
@@ -67,7 +70,7 @@ class BagWriter:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        writer.set_custom_data(NOTE, json.dumps(note))
+        writer.set_custom_data(NOTE, json.dumps(note, default=str))
         try:
             writer.close()
         except (OSError, WriterError) as error:

@@ -146,9 +146,13 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any
         x, y = a.get(name), b.get(name)
         if isinstance(x, Mapping) and isinstance(y, Mapping):
             for key in sorted({*x, *y}):
-                # Where a checkpoint lies says nothing; its hash does.
-                if x.get(key) != y.get(key) and key not in ("checkpoint", "name", "path"):
+                if x.get(key) != y.get(key) and not _says_nothing(key):
                     found[f"{name}.{key}"] = (x.get(key), y.get(key))
         elif x != y and name in a and name in b:
             found[name] = (x, y)
     return found
+
+
+def _says_nothing(key: str) -> bool:
+    """Where a checkpoint lies (its hash counts), and QoS, which lock-step makes up for."""
+    return key in ("checkpoint", "name", "path") or key.startswith("qos_overrides.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import socket
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ def replay_bag(path: Path, out: Path, options: ReplayOptions,
         check_complete(bag, plan, options.instruction)
         clock = choose_clock(bag, plan, options.clock)
         parameters = node_parameters(plan, options, recorded)
-        lock = _prepare_domain(os.environ, options.domain_id)
+        lock = prepare_domain(os.environ, options.domain_id)
         try:
             with ProcessGroup(out) as group:
                 group.start({"vla_node": node_command(
@@ -141,21 +142,22 @@ def node_parameters(plan: Plan, options: ReplayOptions,
     if options.pruning or any(text.startswith("pruning:=") for text in options.parameters):
         known -= {"custom_base", *GOVERNED}  # another method has values of its own
     values: Parameters = {name: value for name, value in recorded.items() if name in known}
-    checkpoint = options.checkpoint or _recorded_checkpoint(recorded)
+    given = {text.partition(":=")[0] for text in options.parameters}
+    checkpoint = options.checkpoint
+    if checkpoint is None and "checkpoint" not in given:
+        checkpoint = _recorded_checkpoint(recorded)
     values |= {**_NO_LATCH, "use_sim_time": True, "autostart": True,
                "num_threads": 1,  # more of them, and sums are rounded in another order
                "cameras": list(plan.cameras),
                "image_transport": "compressed" if plan.compressed else "raw",
                **lossless(name for topic, name in plan.inputs.items()
                           if plan.kinds[topic] != STRING)}
-    given = {"checkpoint": checkpoint and str(checkpoint_dir(checkpoint)),
+    asked = {"checkpoint": checkpoint and str(checkpoint_dir(checkpoint)),
              "pruning": options.pruning, "device": options.device,
              "robot_description_file": options.urdf and str(options.urdf.resolve())}
-    values |= {name: value for name, value in given.items() if value}
+    values |= {name: value for name, value in asked.items() if value}
     # ROS ignores a value that is given twice, where the second has another type.
-    for text in options.parameters:
-        values.pop(text.partition(":=")[0], None)
-    return values
+    return {name: value for name, value in values.items() if name not in given}
 
 
 def _instruction(bag: Bag, plan: Plan, options: ReplayOptions,
@@ -194,11 +196,18 @@ def _cameras(own: Mapping[str, str], recorded: Mapping[str, Any]) -> Sequence[st
     return names
 
 
-def _prepare_domain(environment: MutableMapping[str, str], domain_id: int | None):
-    """A domain of the replay's own: a robot must not take replayed actions for live ones."""
-    environment.pop("ROS_DOMAIN_ID", None)
+def prepare_domain(environment: MutableMapping[str, str], domain_id: int | None
+                   ) -> socket.socket | None:
+    """Set up a domain of the replay's own, on this machine, or the one that was asked for.
+
+    An arm must not take replayed actions for live ones. Returns what keeps the domain reserved.
+    """
     if domain_id is not None:
         environment["ROS_DOMAIN_ID"] = str(domain_id)
+    else:
+        for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY",
+                     "ROS_STATIC_PEERS"):
+            environment.pop(name, None)
     return prepare_environment(environment)
 
 

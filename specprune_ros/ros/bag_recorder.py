@@ -48,7 +48,7 @@ class TopicFacts:
 class Sink(Protocol):
     """What messages are written to."""
 
-    def write(self, topic: TopicFacts, time_ns: int, raw: bytes) -> None: ...
+    def write(self, topic: TopicFacts, time_ns: int, raw: bytes) -> bool: ...  # False: refused
 
 
 class BagRecorder:
@@ -204,13 +204,12 @@ class BagRecorder:
         self._newest = info.get("received_timestamp") or time.time_ns()
         if self._first is None and not facts.latched and facts.name not in _ALWAYS:
             self._first = (time.monotonic(), self._time)
-        self._count(facts.name, info)
-        self._sink.write(facts, self._newest, raw)
+        self._note_losses(facts.name, info)
+        self.counts[facts.name] += self._sink.write(facts, self._newest, raw)
         if look is not None:
             look(raw)
 
-    def _count(self, name: str, info: dict) -> None:
-        self.counts[name] += 1
+    def _note_losses(self, name: str, info: dict) -> None:
         number = info.get("publication_sequence_number")
         publisher = info.get("publisher_gid")
         if number is None:

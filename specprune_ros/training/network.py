@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from specprune_ros.training.data import Batch
+from specprune_ros.training.dropping import kept_patches, select_rows
 from specprune_ros.vla.openvla_oft.config import PATCH
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 from specprune_ros.vla.openvla_oft.text import STOP_ID
@@ -109,11 +110,16 @@ class TrainingNetwork(nn.Module):
         error = ((out[..., 1:] - offset).abs() * presence[..., None]).sum()
         return 3 * seen + error / presence.sum().clamp(min=1) / 2
 
-    def forward(self, batch: Batch, augment: bool = True) -> tuple[Losses, torch.Tensor]:
-        """Losses and predicted normalised actions [B, C, 7]."""
+    def forward(
+        self, batch: Batch, augment: bool = True, kept: int | None = None
+    ) -> tuple[Losses, torch.Tensor]:
+        """Losses and predicted normalised actions [B, C, 7].
+
+        kept: visual tokens that stay behind the pointing layer; None: all of them.
+        """
         features = self.features(batch.images, augment)
         visual = self.model.projector(features.flatten(1, 2))
-        states, middle = self._decode(visual, batch)
+        states, middle = self._decode(visual, batch, kept)
         chunk = batch.actions.shape[1]
         predicted = self.model.action_head(states).float().unflatten(0, (-1, chunk))
         per_dim = (predicted - batch.actions).abs().mean((0, 1))
@@ -128,7 +134,9 @@ class TrainingNetwork(nn.Module):
         )
         return losses, predicted
 
-    def _decode(self, visual: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _decode(
+        self, visual: torch.Tensor, batch: Batch, kept: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Read-out states [B, A, D] and the visual tokens [B, V, D] after the pointing layer."""
         model, size = self.model, len(visual)
         table = model.decoder.embed_tokens
@@ -145,6 +153,9 @@ class TrainingNetwork(nn.Module):
             hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
             if index == _POINTING_LAYER:
                 middle = hidden[:, 1 : 1 + visual.shape[1]]
+                if kept is not None:
+                    patches = kept_patches(batch, model.config.dino.grid, kept)
+                    hidden, tables = select_rows(hidden, tables, patches, visual.shape[1])
         # One row before each placeholder: the labels of OpenVLA-OFT are shifted by one.
         states = hidden[:, -2 - tokens : -2]
         return model.decoder.norm(states), middle

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,7 +14,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.provenance import git_commit
+from specprune_ros.training.card import AUXILIARY_LOSSES, stage, stages_of
 from specprune_ros.training.data import BatchMaker, Demonstrations
+from specprune_ros.training.dropping import KEPT
 from specprune_ros.training.network import Losses, TrainingNetwork
 from specprune_ros.training.optimiser import Optimiser
 from specprune_ros.training.parallel import agree, average_gradients, run_processes
@@ -25,6 +27,7 @@ from specprune_ros.vla.openvla_oft.tiny import Size, build_model, build_tokenize
 from specprune_ros.vla.openvla_oft.writer import write_checkpoint
 
 _PROMPT = "In: What action should the robot take to {}?\nOut:"
+CAMERA_NAMES = ("primary", "wrist")  # as observations of the simulators name them
 _WARM_UP_STEPS = 50
 _VALIDATED = 512  # labels of held-out episodes at each save
 
@@ -36,7 +39,8 @@ class TrainConfig:
     samples: training samples in all; vision_share of them train the towers alone first. minutes:
     end after so long instead, the schedule following the clock (0: no such limit; with it a run
     cannot be repeated bit by bit). init: checkpoint directory to start from. processes: each has
-    its part of every batch, on one machine's CPUs.
+    its part of every batch, on one machine's CPUs. drop_share: of the batches of the full network,
+    those that lose patches (training/dropping.py).
     """
 
     data: tuple[str, ...]
@@ -52,6 +56,7 @@ class TrainConfig:
     bf16: bool = False
     device: str = "cpu"
     threads: int = 1
+    drop_share: float = 0.0
     processes: int = 1
     minutes: float = 0.0
     seed: int = 0
@@ -84,6 +89,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         self.device = torch.device(config.device)
         start = WarmStart.read(Path(config.init)) if config.init else None
+        self._start_card = start.card if start else {}
         self.data = Demonstrations([Path(d) for d in config.data], config.image_size)
         if start:
             self.statistics, self.tokenizer_json = start.statistics, start.tokenizer_json
@@ -165,10 +171,11 @@ class Trainer:
         draw = [self.config.seed, self.rank, self.done]
         rng = np.random.default_rng(draw)
         torch.manual_seed(int(rng.integers(2**63)))
-        # The prompt's length is common to the processes, so that none waits for another.
-        length = self.batches.draw_length(
-            self.train_pool, np.random.default_rng([self.config.seed, self.done])
-        )
+        # Lengths are common to the processes, so that none waits for another.
+        common = np.random.default_rng([self.config.seed, self.done])
+        length = self.batches.draw_length(self.train_pool, common)
+        dropping = common.random() < self.config.drop_share
+        kept = int(common.choice(KEPT)) if dropping else None
         size = self.config.batch // self.config.processes
         batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
@@ -177,7 +184,7 @@ class Trainer:
                 loss = self.network.patch_loss(self.network.features(batch.images, True), batch)
                 values = {"patch": loss}
             else:
-                losses, _ = self.network(batch)
+                losses, _ = self.network(batch, kept=kept)
                 loss, values = losses.total, _named(losses)
         optimiser.zero_grad()
         loss.backward()
@@ -297,22 +304,27 @@ class Trainer:
         torch.save(auxiliary_heads(self.network), self.out / "checkpoint" / HEADS_FILE)
 
     def _card(self) -> dict[str, Any]:
-        seeds = self.data.seed
-        return {
+        """Without paths: they mean nothing where the checkpoint goes."""
+        seeds, config = self.data.seed, asdict(self.config)
+        card = {
             "name": self.config.name,
-            "config": asdict(self.config),
+            "cameras": list(CAMERA_NAMES),
+            "data": [Path(directory).name for directory in self.config.data],
             "episodes": self.data.episodes,
             "pictures": 2 * len(seeds),
             "labels": len(self.data.label_actions),
             "data_seeds": [int(seeds.min()), int(seeds.max())],
             "instructions": self.data.instructions,
-            "auxiliary_losses": ["patch entities", "pointing", "offset to target and destination"],
+            "auxiliary_losses": list(AUXILIARY_LOSSES),
             "samples": self.done,
+            "minutes": round(self.seconds / 60, 1),
             "torch": torch.__version__,
             "device": str(self.device),
-            "commit": _commit(),
+            "commit": git_commit(),
             "log": self.log,
         }
+        earlier = stages_of(self._start_card)
+        return {**card, "stages": [*earlier, stage(config, card)]}
 
 
 def train(
@@ -338,18 +350,3 @@ def _named(losses: Losses) -> dict[str, torch.Tensor]:
         "pointing": losses.pointing,
         "offset": losses.offset,
     }
-
-
-def _commit() -> str | None:
-    """Commit of the checkout the code runs from, or None outside of one or without git."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return result.stdout.strip() or None

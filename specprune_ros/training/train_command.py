@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="trained checkpoint to start from; resolution and decoder layers may differ",
     )
     parser.add_argument(
+        "--drop-share", type=float, default=0.0,
+        help="share of the batches that lose patches of no interest behind layer 1",
+    )
+    parser.add_argument(
         "--processes", type=int, default=1, help="processes that share every batch (CPU)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -62,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         vision_share=args.vision_share,
         minutes=args.minutes,
         init=args.init,
+        drop_share=args.drop_share,
         processes=args.processes,
         learning_rate=args.learning_rate,
         bf16=args.bf16,

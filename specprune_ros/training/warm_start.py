@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class WarmStart:
     model: OpenVLAOFT
     tokenizer_json: str
     statistics: dict[str, Any]
+    card: Mapping[str, Any]
 
     @classmethod
     def read(cls, directory: Path) -> WarmStart:
@@ -40,6 +41,7 @@ class WarmStart:
             checkpoint.model,
             (directory / "tokenizer.json").read_text(encoding="utf-8"),
             json.loads((directory / "dataset_statistics.json").read_text()),
+            checkpoint.files.card,
         )
 
     def fill(self, network: TrainingNetwork) -> None:

@@ -12,8 +12,15 @@ from specprune_ros.analysis.synthetic import synthetic_recording
 
 
 def run(*arguments: object) -> None:
-    """Run ``specprune ...`` in this process; it must succeed."""
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    """Run ``specprune ...`` in this process; it must succeed.
+
+    Streams are replayed with the untrained checkpoint, unless the arguments name one.
+    """
+    given = [str(argument) for argument in arguments]
+    if given[0] in ("compare", "analyze") and "--checkpoint" not in given:
+        if {"--recording", "--synthetic"} & set(given):
+            given += ["--checkpoint", "specprune-tiny"]
+    assert cli.main(given) == 0
 
 
 def results(folder: Path, name: str) -> dict:

@@ -96,6 +96,12 @@ def test_a_check_that_breaks_is_a_line_and_the_others_go_on(monkeypatch, tmp_pat
     assert found["attention"]["level"] == "OK"
 
 
+def test_json_on_standard_output(copy, capsys):
+    (copy / "config.json").unlink()
+    assert doctor("--checkpoint", copy, "--json", "-") == 1
+    assert json.loads(capsys.readouterr().out)["failed"] is True
+
+
 def test_json_that_cannot_be_written_is_refused_first(tmp_path, capsys):
     assert doctor("--json", tmp_path) == 1
     assert "it is a folder" in capsys.readouterr().err

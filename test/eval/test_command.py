@@ -9,7 +9,8 @@ import pytest
 from specprune_ros import cli
 from specprune_ros.training.collect import TRAINING_SEEDS
 
-SHORT = ["--suite", "tabletop", "--episodes", 1, "--seed", 12345, "--max-steps", 9]
+SHORT = ["--checkpoint", "specprune-tiny", "--suite", "tabletop", "--episodes", 1, "--seed", 12345,
+         "--max-steps", 9]
 
 
 def run(*arguments):

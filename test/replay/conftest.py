@@ -43,7 +43,7 @@ def ros_process(ros_environment, monkeypatch):
 @pytest.fixture
 def specprune(ros_environment, tmp_path):
     """Runs ``specprune *words`` in a process; returns the CompletedProcess."""
-    def run(*words, timeout=120):
+    def run(*words, timeout=240):
         return subprocess.run(
             [sys.executable, "-m", "specprune_ros.cli", *map(str, words)], cwd=tmp_path,
             env=ros_environment, capture_output=True, text=True, timeout=timeout)

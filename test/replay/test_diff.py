@@ -106,7 +106,8 @@ def test_nan_is_not_within_any_limit():
 
 def test_what_the_summaries_say_differently():
     found = diff_runs(
-        run(query(0), parameters={"x": 1, "y": 2, "checkpoint": "/a"}),
+        run(query(0), parameters={"x": 1, "y": 2, "checkpoint": "/a",
+                                  "qos_overrides./a.depth": 5}),
         run(query(0), parameters={"x": 3, "checkpoint": "/b"}, pruning="off",
             checkpoint={"hash": "sha256:2"}))
     assert found.settings == {"pruning": ("specprune", "off"), "parameters.x": (1, 3),

@@ -149,6 +149,7 @@ def test_messages_that_were_lost_are_counted(world):
         def write(self, topic, _time, raw):
             if topic.name == "/joint_states":
                 self.numbers.append(int(deserialize_message(raw, JointState).name[0]))
+            return True
 
     def publish(numbers):
         for number in numbers:
@@ -165,7 +166,8 @@ def test_messages_that_were_lost_are_counted(world):
 
 
 class Ignore:
-    def write(self, *_message): ...
+    def write(self, *_message):
+        return True
 
 
 def given(recorder, kind, topic="/t", package="specprune_ros", **fields):
@@ -210,9 +212,9 @@ def test_a_type_that_nobody_knows_is_refused_and_told(tmp_path):
     writer = BagWriter(tmp_path / "bag")
     strange = TopicFacts("/strange", "nowhere_msgs/msg/Thing", True, False)
     for _ in range(2):
-        writer.write(strange, 1, b"\0\1\0\0")
-        writer.write(JOINTS, 2, serialize_message(JointState()))
-    writer.close({})
+        assert not writer.write(strange, 1, b"\0\1\0\0")
+        assert writer.write(JOINTS, 2, serialize_message(JointState()))
+    writer.close({"odd": b"no JSON"})
     assert "source the workspace" in writer.refused["/strange"]
     with open_bag(tmp_path / "bag") as bag:
         assert bag.counts == {"/joint_states": 2}

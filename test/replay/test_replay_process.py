@@ -11,7 +11,7 @@ from specprune_ros import cli
 from specprune_ros.replay.command import _beside_the_recorded
 from specprune_ros.replay.recorded import load_run
 from specprune_ros.replay.run import read_run
-from specprune_ros.replay.runner import Outcome
+from specprune_ros.replay.runner import Outcome, prepare_domain
 
 TINY = ("--checkpoint", "specprune-tiny")
 
@@ -27,7 +27,7 @@ def runs(tmp_path_factory, ros_environment):
     for name in ("a", "b"):
         result = subprocess.run(
             [sys.executable, "-m", "specprune_ros.cli", "replay", str(BAG), "--out",
-             str(folder / name)], env=ros_environment, capture_output=True, text=True, timeout=240)
+             str(folder / name)], env=ros_environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         outputs.append(result.stdout)
     return [folder / name for name in ("a", "b")], outputs
@@ -81,7 +81,7 @@ def test_a_plain_bag_of_foreign_topics_gives_the_same(runs, specprune, tmp_path)
         "replay", bag, "--out", "run", *TINY, "--instruction", task,
         "--remap", "/front/image/compressed:=camera/primary/image_raw",
         "--remap", "/gripper/color/compressed:=camera/wrist/image_raw",
-        "--param", "replan_steps:=8", "--json", "-", timeout=240)
+        "--param", "replan_steps:=8", "--json", "-")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert summary["clock"] == "stamps" and summary["instruction"] == task
@@ -143,6 +143,19 @@ def test_wrong_usage_is_status_2(words, tmp_path):
     assert replay(BAG, "--out", tmp_path / "run", *words) == 2
 
 
+def test_replayed_actions_stay_on_this_machine_unless_a_domain_is_named():
+    robot = {"ROS_DOMAIN_ID": "7", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
+             "ROS_STATIC_PEERS": "arm"}
+    environment = dict(robot)
+    lock = prepare_domain(environment, None)
+    assert environment["ROS_DOMAIN_ID"] != "7" and "ROS_STATIC_PEERS" not in environment
+    assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    lock.close()
+    environment = dict(robot)
+    assert prepare_domain(environment, 9) is None
+    assert environment["ROS_DOMAIN_ID"] == "9" and environment["ROS_STATIC_PEERS"] == "arm"
+
+
 def test_a_folder_with_other_files_is_not_written_to(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("x")
     assert replay(BAG, "--out", tmp_path) == 1
@@ -156,6 +169,7 @@ def test_a_checkpoint_that_is_not_there_is_the_nodes_fault(specprune, tmp_path):
     assert "vla_node reports a fault" in result.stderr and "does not exist" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_node_that_ends_is_an_error_with_its_last_words(specprune):
     result = specprune("replay", BAG, "--out", "run", *TINY, "--param", "chunk_length:=none")
     assert result.returncode == 1

@@ -105,6 +105,19 @@ def test_other_sizes_are_refused_by_name(config, trained, tmp_path):
         Trainer(replace(config, init=start, size=replace(SMALL, layers=3)), tmp_path / "b")
 
 
+def test_the_card_tells_every_stage_and_no_paths(config, trained, tmp_path):
+    deeper = replace(
+        config, init=str(trained[1] / "checkpoint"), size=replace(SMALL, layers=5), samples=8
+    )
+    Trainer(deeper, tmp_path / "more").run()
+    text = (tmp_path / "more" / "checkpoint" / "specprune.json").read_text()
+    card = json.loads(text)
+    assert [entry["samples"] for entry in card["stages"]] == [16, 8]
+    assert [entry["size"]["layers"] for entry in card["stages"]] == [4, 5]
+    assert card["cameras"] == ["primary", "wrist"] and card["trained"] is True
+    assert str(tmp_path) not in text and str(trained[1]) not in text and config.data[0] not in text
+
+
 def test_heads_of_the_auxiliary_losses_lie_beside_the_published_files(trained):
     heads = torch.load(trained[1] / "checkpoint" / HEADS_FILE, weights_only=True)
     assert {name.split(".")[0] for name in heads} == {"patch_head", "pointing_head", "offset_head"}

@@ -20,9 +20,9 @@ ACTIONS = np.random.default_rng(1).uniform(-1, 1, (5, 7))
 
 
 @pytest.fixture
-def process(prepared, environment, monkeypatch):
+def process(libero_site, environment, monkeypatch):
     """``process(suite)``: a simulator in a process that has the double; this one does not."""
-    monkeypatch.setenv("PYTHONPATH", str(prepared))
+    monkeypatch.setenv("PYTHONPATH", str(libero_site))
     monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)
     made = []
 

@@ -1,0 +1,59 @@
+"""Patches that training leaves out below the first layers, so that a policy can do without them.
+
+A small network trained on whole pictures reads what it needs from anywhere in them, and fails when
+any patches are missing, whichever. Large pretrained models are not like that. So some batches lose
+patches behind layer 1: those around the things that the instruction names always stay, each other
+thing of the scene keeps its surroundings half of the time (the kept set must not tell which one is
+meant), and the background fills up what is left.
+"""
+from __future__ import annotations
+
+import torch
+
+from specprune_ros.training.data import Batch
+from specprune_ros.vla.openvla_oft.config import PATCH
+
+KEPT = (96, 128, 192, 256)  # visual tokens of 512 that stay, one of these per batch
+_REACH = 1  # patches around the one that holds the middle of a thing
+_DECOYS = 0.5
+
+
+def kept_patches(batch: Batch, grid: int, count: int) -> torch.Tensor:
+    """int64 [B, count], ascending: which of the n_cam * grid^2 visual tokens stay."""
+    near = _near(batch.pixels, grid)  # [B, n_cam, E, N]
+    size, _, entities, _ = near.shape
+    rows = torch.arange(size, device=near.device)
+    wanted = torch.rand(size, entities, device=near.device) < _DECOYS
+    wanted[rows, batch.target] = True
+    wanted[rows, batch.destination] = True
+    priority = (near & wanted[:, None, :, None]).any(2).flatten(1).float()  # [B, n_cam * N]
+    named = torch.stack([batch.target, batch.destination], 1)
+    needed = near[rows[:, None], :, named].any(1).flatten(1).float()
+    order = torch.rand_like(priority) + priority + needed
+    return order.topk(count, dim=1).indices.sort(dim=1).values
+
+
+def _near(pixels: torch.Tensor, grid: int) -> torch.Tensor:
+    """bool [B, n_cam, E, grid^2]: patches within reach of each visible thing's middle."""
+    cell = torch.floor(pixels / PATCH)[..., None, :]  # [B, n_cam, E, 1, 2], NaN where not visible
+    index = torch.arange(grid * grid, device=pixels.device)
+    places = torch.stack([index % grid, index // grid], -1).float()  # [N, 2]: column, row
+    return ((places - cell).abs() <= _REACH).all(-1)
+
+
+def select_rows(
+    hidden: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor],
+    kept: torch.Tensor,
+    visual_tokens: int,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Rows that stay of [B, S, D], and their rotary tables [B, n, head_dim]: positions are kept.
+
+    kept [B, K]: visual tokens, counted from the first, which is row 1.
+    """
+    size, length, _ = hidden.shape
+    first = torch.zeros(size, 1, dtype=torch.int64, device=hidden.device)
+    rest = torch.arange(1 + visual_tokens, length, device=hidden.device).expand(size, -1)
+    rows = torch.cat([first, kept + 1, rest], dim=1)
+    chosen = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[2]))
+    return chosen, tuple(table[0][rows] for table in tables)
