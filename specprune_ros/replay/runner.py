@@ -139,10 +139,10 @@ def node_parameters(plan: Plan, options: ReplayOptions,
     from ..ros.vla_parameters import VLA_PARAMETERS
 
     known = {spec.name for spec in VLA_PARAMETERS} - set(_NOT_REPLAYED)
-    if options.pruning or any(text.startswith("pruning:=") for text in options.parameters):
+    given = {text.partition(":=")[0] for text in options.parameters}
+    if options.pruning or "pruning" in given:
         known -= {"custom_base", *GOVERNED}  # another method has values of its own
     values: Parameters = {name: value for name, value in recorded.items() if name in known}
-    given = {text.partition(":=")[0] for text in options.parameters}
     checkpoint = options.checkpoint
     if checkpoint is None and "checkpoint" not in given:
         checkpoint = _recorded_checkpoint(recorded)

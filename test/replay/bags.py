@@ -26,9 +26,10 @@ def rewrite(path, storage=StoragePlugin.MCAP, rename=None, drop=(), until=None, 
     rename = rename or {}
     with open_bag(source) as bag, Writer(path, version=version, storage_plugin=storage) as writer:
         kinds = {topic: kind for topic, kind in bag.kinds.items() if topic not in drop}
-        connections = {topic: writer.add_connection(rename.get(topic, topic), kind,
-                                                    typestore=STORE)
-                       for topic, kind in kinds.items()}
+        own = {c.topic: c for c in bag._reader.connections}  # definitions as they were recorded
+        connections = {topic: writer.add_connection(
+            rename.get(topic, topic), kind, msgdef=own[topic].msgdef.data,
+            rihs01=own[topic].digest) for topic, kind in kinds.items()}
         for number, (topic, time, raw) in enumerate(bag.raw(kinds)):
             if number == until:
                 break

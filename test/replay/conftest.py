@@ -20,9 +20,12 @@ except ImportError:  # without ROS the tests of the other folders still run
     collect_ignore_glob = ["test_*.py"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ros_environment(tmp_path_factory):
-    """Environment of processes under test: a domain nobody else uses, logs in a scratch folder."""
+    """Environment of processes under test: a domain nobody else uses, logs in a scratch folder.
+
+    Per module: rclpy never lets go of a lifecycle node, and others go on to see it.
+    """
     environment = dict(os.environ)
     environment.pop("ROS_DOMAIN_ID", None)
     lock = prepare_environment(environment)

@@ -28,6 +28,7 @@ from specprune_ros.replay.plan import make_plan
 from specprune_ros.replay.recorded import NOTE, note_of, open_bag
 from specprune_ros.ros import qos
 from specprune_ros.ros.bag_recorder import _DEPTH, BagRecorder, TopicFacts
+from specprune_ros.ros.conversions import ns_to_stamp
 
 PRIMARY = "/front/image"  # as a remapped vla_node would read it
 JOINTS = TopicFacts("/joint_states", "sensor_msgs/msg/JointState", True, False)
@@ -46,6 +47,8 @@ class FakeVlaNode(Node):
             self.create_subscription(kind, topic, lambda _message: None, profile)
         self.chunks = self.create_publisher(ActionChunk, "action_chunk", qos.results())
         self.create_publisher(PruneStats, "prune_stats", qos.results())
+        for camera in ("primary", "wrist"):
+            self.create_publisher(Image, f"camera/{camera}/kept_patches", qos.results())
         self.create_publisher(VlaStatus, "vla_status", qos.latched())
 
 
@@ -119,10 +122,12 @@ def test_topics_of_the_node_are_recorded_whatever_their_names(world, tmp_path):
 
 def test_more_topics_and_fewer(world, tmp_path):
     vla, robot = world
-    with BagRecorder(BagWriter(tmp_path / "bag"), "vla_node", "", ["/unrelated"],
-                     ["/joint_states"]) as recorder:
-        spin(recorder, lambda: {"/unrelated", PRIMARY, "/sim_status"} <= set(recorder.counts))
-        assert "/joint_states" not in recorder.counts and "/rosout" not in recorder.counts
+    drawn = "/camera/{}/kept_patches"  # by the node, where somebody subscribes
+    with BagRecorder(BagWriter(tmp_path / "bag"), "vla_node", "",
+                     ["/unrelated", drawn.format("wrist")], ["/joint_states"]) as recorder:
+        spin(recorder, lambda: {"/unrelated", PRIMARY, "/sim_status", drawn.format("wrist"),
+                                "/prune_stats"} <= set(recorder.counts))
+        assert not {"/joint_states", "/rosout", drawn.format("primary")} & set(recorder.counts)
 
 
 def test_another_namespace(spun, tmp_path):
@@ -311,8 +316,18 @@ def test_wrong_options_are_named(words, message, tmp_path, capsys):
 
 def test_a_recording_of_seconds_can_be_planned_for_a_replay(world, specprune, tmp_path):
     _, robot = world
-    robot.create_timer(0.05, lambda: robot.joints.publish(JointState()))
-    robot.create_timer(0.05, lambda: robot.images.publish(Image()))
+    clock = robot.create_publisher(Clock, "/clock", 100)
+    heard = [(clock, 1), (robot.images, 2), (robot.joints, 2)]
+    ticks = itertools.count()
+
+    def tick():
+        """A control period; time begins once the recorder (besides vla_node) hears everything."""
+        if all(p.get_subscription_count() >= count for p, count in heard):
+            clock.publish(Clock(clock=ns_to_stamp(next(ticks) * NANO // 20)))
+            robot.joints.publish(JointState())
+            robot.images.publish(Image())
+
+    robot.create_timer(0.05, tick)
     result = specprune("record", "--out", tmp_path / "bag", "--seconds", "1")
     assert result.returncode == 0, result.stderr
     with open_bag(tmp_path / "bag") as bag:
