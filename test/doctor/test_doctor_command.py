@@ -33,7 +33,7 @@ def test_the_shipped_checkpoint_has_no_failure(tmp_path, capsys):
     assert content["failed"] is False and content["versions"]["torch"]
     assert content["settings"]["device"] == "cpu"
     found = findings(tmp_path / "d" / "doctor.json")
-    assert found["weights"]["level"] == "WARN" and found["query"]["level"] == "OK"
+    assert found["weights"]["level"] == "OK" and found["query"]["level"] == "OK"
     for check in ("python", "torch", "rmw", "dds profile", "shared memory", "ros domain", "gpu",
                   "display", "files", "tokenizer", "memory", "policy", "unnorm_key", "attention",
                   "action statistics", "cameras", "chunk length"):

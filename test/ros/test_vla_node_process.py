@@ -7,6 +7,7 @@ from vla_rig import INSTRUCTION, PERIOD, URDF, VLA_NODE, Rig, rows
 from specprune_ros.policy import Observation, load_policy
 from specprune_ros.robot.guard import saturate
 from specprune_ros.ros.conversions import image_to_rgb
+from specprune_ros.share import checkpoint_dir
 
 FAST, STILL = 0.5, 0.0  # m/s
 
@@ -61,12 +62,12 @@ def test_chunks_stats_and_status(vla):
     assert list(status.input_ages) == [0.0, 0.0, 0.0]  # by header stamp on the simulated clock
 
 
-def test_chunk_is_what_the_python_api_gives(vla, tiny_dir):
+def test_chunk_is_what_the_python_api_gives(vla):
     vla.reset()
     chunk, _ = vla.query(slide=0.3, turn=0.0, fingers=(0.04, 0.03))
     images = {camera: image_to_rgb(vla.picture(camera)) for camera in ("primary", "wrist")}
     proprio = np.array([0.3, 0.0, 0.5, np.pi, 0.0, 0.0, 0.04, -0.03])
-    expected = load_policy(tiny_dir).predict(Observation(images, INSTRUCTION, proprio))
+    expected = load_policy(checkpoint_dir()).predict(Observation(images, INSTRUCTION, proprio))
     np.testing.assert_allclose(rows(chunk), saturate(expected.actions), atol=1e-5)
 
 

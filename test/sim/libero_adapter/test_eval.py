@@ -18,7 +18,7 @@ from specprune_ros.robot.kinematics import ArmKinematics
 from specprune_ros.robot.proprio import ProprioSpec, proprio_vector
 from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
 
-SHORT = ["--suite", "libero_goal", "--max-steps", 9]
+SHORT = ["--checkpoint", "specprune-tiny", "--suite", "libero_goal", "--max-steps", 9]
 
 
 def run(*arguments):
