@@ -186,7 +186,10 @@ def test_overlay_is_made_only_where_somebody_looks(bench, monkeypatch):
     bench.rig.until(lambda: pictures, again=bench.rig.observe)
     picture = pictures[-1]
     assert picture.header.frame_id == "wrist_optical_frame"
-    asked = {round(o.stamp * 1e9): o.images["wrist"] for o in bench.policy.observations}
+    # The policy's time counts from the first frame of the episode.
+    asked_first, answered_first = bench.policy.observations[0], bench.rig.chunks[0]
+    origin = stamp_to_ns(answered_first.header.stamp) - round(asked_first.stamp * 1e9)
+    asked = {origin + round(o.stamp * 1e9): o.images["wrist"] for o in bench.policy.observations}
     expected = draw(asked[stamp_to_ns(picture.header.stamp)], depth_of_patches(report)["wrist"],
                     True)
     np.testing.assert_array_equal(image_to_rgb(picture), expected)
