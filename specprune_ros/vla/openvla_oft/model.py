@@ -95,6 +95,12 @@ class OpenVLAOFT(nn.Module):
             sources.append(Source("language_model.lm_head.weight", ("lm_head.weight",)))
         return sources
 
+    def fuse(self) -> OpenVLAOFT:
+        """Join matrices that read the same rows, for inference; weights stop training."""
+        for part in (self.dino, self.siglip, self.decoder):
+            part.fuse()
+        return self
+
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n_cam, 6, H, W] (DINOv2 channels, then SigLIP's) -> patch features [1, n_cam*N, F]."""
         pixels = pixels.to(self.device, self.dtype)
@@ -221,6 +227,7 @@ def _load(
         _log.warning("'%s' has no proprio_projector file: proprio is not used", files.path)
     load_weights(model, files, model.sources(), torch_device, torch_dtype)
     model.action_head, model.proprio_projector = heads
+    model.fuse()
     model.decoder.rope_tables(1, model.decoder.norm.weight)  # an unknown rope_type shows here
     return LoadedCheckpoint(model.eval(), files, prompts)
 
