@@ -7,8 +7,9 @@ import torch
 
 from specprune_ros.pruning.config import DynamicConfig
 
-_EPS = 1e-8
-_SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
+EPS = 1e-8
+LEAST_ENTROPY = 1e-3  # a one-hot layer would weigh 1 / eps and wipe out every other for good
+SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
 
 
 def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
@@ -20,7 +21,7 @@ def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
     order = torch.sort(attention, descending=True, stable=True).indices
     ranks = torch.empty(n, dtype=torch.float64, device=attention.device)
     ranks[order] = torch.arange(n, dtype=torch.float64, device=attention.device)
-    k = _SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
+    k = SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
     weights = torch.sigmoid(-k * ranks)
     return weights / weights.sum()
 
@@ -37,15 +38,14 @@ def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
     n = rows.shape[-1]
     if n <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    # A one-hot layer would have weight 1 / eps and wipe out every other layer for good.
-    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(1e-3)
+    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(LEAST_ENTROPY)
 
 
 def entropy_nats_confidence(rows: torch.Tensor) -> torch.Tensor:
     """1 / mean entropy of rows [Q, n], as the paper's second version prints it."""
     if rows.shape[-1] <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    return 1.0 / _entropy(rows).clamp_min(1e-3)
+    return 1.0 / _entropy(rows).clamp_min(LEAST_ENTROPY)
 
 
 def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
     if rows.shape[-1] == 0:
         return torch.ones((), dtype=torch.float64, device=rows.device)
     rows = rows.double()
-    return rows.mean() / (rows.std(unbiased=False) + _EPS)
+    return rows.mean() / (rows.std(unbiased=False) + EPS)
 
 
 CONFIDENCE = {

@@ -20,6 +20,7 @@ from specprune_ros.pruning.dynamic import (
     kept_count,
     updated_scores,
 )
+from specprune_ros.pruning.schedule import Schedule
 from specprune_ros.pruning.sets import changed_patches, split_evenly, top_k_per_camera
 from specprune_ros.pruning.similarity import patch_similarity
 from specprune_ros.types import CameraTokens, Mode
@@ -60,8 +61,8 @@ class SpecPruneSession(PruneSession):
         layout, device = context.layout, context.device
         self.shape = (len(layout.cameras), layout.patches_per_camera)
         self.budgets = [config.budgets.of(name, context.mode) for name in layout.cameras]
-        self.history = self._usable_history()
-        self.dense = self._is_dense_query()
+        self.history = usable_history(context, self.schedule)
+        self.dense = is_dense_query(config, context, self.history)
         self.alive = torch.ones(self.shape, dtype=torch.bool, device=device)
         empty = torch.zeros(self.shape, dtype=torch.bool, device=device)
         self.global_set = empty if self.dense else self._global_set(empty)
@@ -79,30 +80,14 @@ class SpecPruneSession(PruneSession):
 
     # The three sets ------------------------------------------------------------------------
 
-    def _usable_history(self) -> QueryHistory | None:
-        """The previous query's, unless the settings or the cameras have changed since."""
-        history = self.context.history
-        if not isinstance(history, QueryHistory) or history.layers != self.schedule.global_:
-            return None
-        return history if history.scores.shape[1:] == self.shape else None
-
-    def _is_dense_query(self) -> bool:
-        number, config = self.context.query_number, self.config
-        if config.first_query == "dense" and self.history is None:
-            return True
-        return number > 0 and config.refresh_every > 0 and number % config.refresh_every == 0
-
     def _global_set(self, empty: torch.Tensor) -> torch.Tensor:
         """V_global: the union over the global layers of each one's share of the budget."""
         history, static = self.history, self.config.static
         if history is None or not static.use_global:
             return empty
-        mode = history.mode if static.global_budget == "previous" else self.context.mode
-        budgets = [self.config.budgets.of(name, mode) for name in self.layout.cameras]
-        shares = [split_evenly(budget.global_, len(history.scores)) for budget in budgets]
-        chosen = empty.clone()
-        for layer, scores in enumerate(history.scores):
-            chosen |= top_k_per_camera(scores, [share[layer] for share in shares])
+        chosen, every = empty.clone(), global_shares(self.config, self.context, history)
+        for scores, shares in zip(history.scores, every):
+            chosen |= top_k_per_camera(scores, shares)
         return chosen
 
     def _dynamic_set(self, empty: torch.Tensor) -> torch.Tensor:
@@ -266,6 +251,36 @@ class SpecPruneSession(PruneSession):
             dense_refresh=self.dense,
             dynamic_layers=self.schedule.prune[:done],
         )
+
+
+def usable_history(context: QueryContext, schedule: Schedule) -> QueryHistory | None:
+    """The previous query's, unless the settings or the cameras have changed since."""
+    history, layout = context.history, context.layout
+    if not isinstance(history, QueryHistory) or history.layers != schedule.global_:
+        return None
+    shape = (len(layout.cameras), layout.patches_per_camera)
+    return history if history.scores.shape[1:] == shape else None
+
+
+def is_dense_query(
+    config: SpecPruneConfig, context: QueryContext, history: QueryHistory | None
+) -> bool:
+    """Whether the query keeps everything on purpose."""
+    number = context.query_number
+    if config.first_query == "dense" and history is None:
+        return True
+    return number > 0 and config.refresh_every > 0 and number % config.refresh_every == 0
+
+
+def global_shares(
+    config: SpecPruneConfig, context: QueryContext, history: QueryHistory
+) -> list[list[int]]:
+    """Each global layer's share of V_global's budget, per camera."""
+    previous = config.static.global_budget == "previous"
+    mode = history.mode if previous else context.mode
+    budgets = [config.budgets.of(name, mode) for name in context.layout.cameras]
+    shares = [split_evenly(budget.global_, len(history.layers)) for budget in budgets]
+    return [list(layer) for layer in zip(*shares)]
 
 
 def _positions(span: range, device: torch.device) -> torch.Tensor:
