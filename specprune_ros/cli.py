@@ -34,6 +34,8 @@ COMMANDS: tuple[Command, ...] = (
             "train a small policy in the published format from demonstrations"),
     Command("eval", "specprune_ros.eval.command",
             "closed-loop success of pruning methods beside dense, on the same initial states"),
+    Command("bench", "specprune_ros.bench.command",
+            "speed of a query on this device, pruned against dense, as ratios within one run"),
     Command("record-sim", "specprune_ros.analysis.record_sim",
             "record simulated episodes or synthetic streams, one .npz each"),
     Command("bag-to-npz", "specprune_ros.analysis.bag_to_npz",

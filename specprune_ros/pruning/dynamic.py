@@ -19,18 +19,17 @@ def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
     """
     n = len(attention)
     order = torch.sort(attention, descending=True, stable=True).indices
-    ranks = torch.empty(n, dtype=torch.float64, device=attention.device)
-    ranks[order] = torch.arange(n, dtype=torch.float64, device=attention.device)
     k = SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
-    weights = torch.sigmoid(-k * ranks)
-    return weights / weights.sum()
+    places = torch.arange(n, dtype=torch.float64, device=attention.device)
+    weights = torch.sigmoid(-k * places)
+    return torch.empty_like(weights).scatter_(0, order, weights / weights.sum())
 
 
 def _entropy(rows: torch.Tensor) -> torch.Tensor:
     """Mean over rows [Q, n] of the entropy (nats) of each, renormalised over the visual tokens."""
     p = rows.double()
     p = p / p.sum(-1, keepdim=True).clamp_min(1e-300)
-    return -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
+    return torch.special.entr(p).sum(-1).mean()
 
 
 def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
@@ -87,7 +86,6 @@ def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> 
     the same tokens are chosen on every device.
     """
     by_membership = torch.sort(protected.to(torch.int8), descending=True, stable=True).indices
-    by_score = torch.sort(scores[by_membership], descending=True, stable=True).indices
+    by_score = torch.sort(scores.index_select(0, by_membership), descending=True, stable=True).indices
     mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    mask[by_membership[by_score[:keep]]] = True
-    return mask
+    return mask.index_fill_(0, by_membership.index_select(0, by_score[:keep]), True)

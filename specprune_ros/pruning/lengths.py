@@ -24,7 +24,7 @@ class FixedShape:
 
     tail: text, placeholders, stop and padding. prompt_tile: prompts are padded to a multiple of so
     many tokens, so the last ``prompt_tile - 1`` tokens of the tail may be padding.
-    instruction_rows: rows of the instruction, padded as well.
+    instruction_rows: rows of the instruction, padded to those of the longest prompt that fits.
     """
 
     cameras: int
@@ -38,15 +38,15 @@ class FixedShape:
     @classmethod
     def of(cls, layout: TokenLayout, prompt_tile: int) -> FixedShape:
         """The shape that a query of this layout runs in."""
-        tail = layout.length - layout.text_start
-        rows = len(layout.instruction)
+        tail = align(layout.length - layout.text_start, prompt_tile)
+        text = tail - layout.action_tokens - 1  # the longest prompt that fits
         return cls(
             len(layout.cameras),
             layout.patches_per_camera,
             layout.proprio,
-            align(tail, prompt_tile),
+            tail,
             layout.action_tokens,
-            align(rows, prompt_tile),
+            len(layout.instruction) if prompt_tile == 1 else text,
             prompt_tile,
         )
 

@@ -28,7 +28,7 @@ def masked_confidence(rows: torch.Tensor, counts: torch.Tensor, kind: str) -> to
         variance = (torch.where(counts, rows - mean, 0.0) ** 2).sum() / size
         return torch.where(n > 0, mean / (variance.sqrt() + EPS), 1.0)
     p = rows / rows.sum(-1, keepdim=True).clamp_min(1e-300)
-    entropy = -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
+    entropy = torch.special.entr(p).sum(-1).mean()
     if kind == "entropy":
         entropy = entropy / n.double().clamp_min(2).log()
     return torch.where(n > 1, 1.0 / entropy.clamp_min(LEAST_ENTROPY), 1.0)

@@ -77,6 +77,8 @@ class SpecPruneSession(PruneSession):
         self._confidence = dict(self.history.confidence) if self.history else {}
         self._instruction = _positions(layout.instruction, device)
         self._readout = _positions(layout.readout, device)
+        self._patches = _positions(layout.visual, device)  # positions of those alive, ascending
+        self._seen: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
     # The three sets ------------------------------------------------------------------------
 
@@ -137,9 +139,10 @@ class SpecPruneSession(PruneSession):
         if static.use_local:
             scores = self._text_scores(attention)
             wanted = [budget.local for budget in self.budgets]
-            self.local_set = self.local_set | top_k_per_camera(scores, wanted)
             wide = [k * static.interim_factor for k in wanted]
-            interim = self.local_set | top_k_per_camera(scores, wide)
+            chosen, interim = top_k_per_camera(scores, wanted, wide)
+            self.local_set = self.local_set | chosen
+            interim = interim | self.local_set
         if static.interim_factor == 0 and not last:
             return
         kept = self.global_set | self.dynamic_set | (self.local_set if last else interim)
@@ -150,40 +153,50 @@ class SpecPruneSession(PruneSession):
 
     def _drop_dead(self, state: Tokens) -> None:
         """Mark the rows of ``state`` that stay: everything but the dead patches."""
-        keep = torch.ones(self.layout.length, dtype=torch.bool, device=state.positions.device)
-        keep[1 : 1 + self.layout.visual_tokens] = self.alive.flatten()
-        self._pending = torch.nonzero(keep[state.positions]).squeeze(1)
+        others = self.layout.length - self.layout.visual_tokens
+        rows = len(state.positions)
+        # BOS is row 0, then come the patches, then the rest.
+        patches = state.positions[1 : 1 + rows - others]
+        alive = self.alive.flatten().index_select(0, patches - self.layout.visual.start)
+        chosen = torch.nonzero(alive).squeeze(1)
+        self._patches = patches.index_select(0, chosen)
+        rest = torch.arange(1 + rows - others, rows, device=chosen.device)
+        self._pending = torch.cat([chosen.new_zeros(1), chosen + 1, rest])
 
     # Scores --------------------------------------------------------------------------------
 
-    def _alive_positions(self) -> torch.Tensor:
-        """Absolute positions [n] of the patches that are still there, ascending."""
-        return torch.nonzero(self.alive.flatten()).squeeze(1) + self.layout.visual.start
-
     def _text_scores(self, attention: Attention) -> torch.Tensor:
         """Eq. 1 between the instruction and the patches, either direction: [n_cam, N]."""
-        patches = self._alive_positions()
+        patches = self._patches
         if self.config.static.direction == "text_to_vision":
             weights = attention.weights(self._instruction, patches).mean((0, 1))
         else:
             weights = attention.weights(patches, self._instruction).mean((0, 2))
         return self._scatter(weights, patches)
 
+    def _readout_rows(self, layer: int, attention: Attention) -> torch.Tensor:
+        """What the rows that the action head reads see, mean over heads, [Q, n alive].
+
+        Recomputed only for another layer, or after a drop.
+        """
+        patches = self._patches
+        if self._seen is None or self._seen[0] != layer or self._seen[1] is not patches:
+            self._seen = layer, patches, attention.weights(self._readout, patches).mean(0)
+        return self._seen[2]
+
     def _scatter(self, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Values of patches -> [n_cam, N], -inf elsewhere."""
         full = torch.full(
             (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
         )
-        full[positions - self.layout.visual.start] = values
+        full.index_copy_(0, positions - self.layout.visual.start, values)
         return full.reshape(self.shape)
 
     def _remember(self, layer: int, attention: Attention) -> None:
         """Scores for the next query's V_global; patches not alive keep a decayed old score."""
         static = self.config.static
         if static.global_rows == "readout":
-            patches = self._alive_positions()
-            weights = attention.weights(self._readout, patches).mean((0, 1))
-            scores = self._scatter(weights, patches)
+            scores = self._scatter(self._readout_rows(layer, attention).mean(0), self._patches)
         else:
             scores = self._text_scores(attention)
         if self.history is not None and static.carry > 0:
@@ -192,31 +205,30 @@ class SpecPruneSession(PruneSession):
         self._global_scores[layer] = scores
 
     def _update_scores(self, layer: int, attention: Attention) -> None:
-        dynamic = self.config.dynamic
-        patches = self._alive_positions()
+        dynamic, patches = self.config.dynamic, self._patches
         if not len(patches):
             return  # nothing to score, and no confidence to keep for the episode
-        rows = attention.weights(self._readout, patches).mean(0)  # [Q, n]
+        rows = self._readout_rows(layer, attention)
         confidence = self._confidence.get(layer)
         if confidence is None:
             confidence = CONFIDENCE[dynamic.confidence](rows)
             if dynamic.confidence_per == "episode":
                 self._confidence[layer] = confidence
         flat, index = self._scores.flatten(), patches - self.layout.visual.start
-        flat[index] = updated_scores(flat[index], rows, confidence, dynamic)
-        self._scores = flat.reshape(self.shape)
+        scores = updated_scores(flat.index_select(0, index), rows, confidence, dynamic)
+        self._scores = flat.index_copy(0, index, scores).reshape(self.shape)
 
     def _prune_dynamic(self, state: Tokens) -> None:
-        visual = int(self.alive.sum())
+        visual = len(self._patches)
         others = self.layout.length - self.layout.visual_tokens
         keep = kept_count(visual, visual + others, self.config.dynamic)
         if keep < visual:
-            index = torch.nonzero(self.alive.flatten()).squeeze(1)
-            mask = highest_scored(
-                self._scores.flatten()[index], self.global_set.flatten()[index], keep
+            index = self._patches - self.layout.visual.start
+            scores, member = (
+                x.flatten().index_select(0, index) for x in (self._scores, self.global_set)
             )
-            alive = torch.zeros_like(self.alive).flatten()
-            alive[index[mask]] = True
+            alive = torch.zeros(self.alive.numel(), dtype=torch.bool, device=index.device)
+            alive.index_copy_(0, index, highest_scored(scores, member, keep))
             self.alive = alive.reshape(self.shape)
             self._drop_dead(state)
         elif visual <= self.config.dynamic.floor:

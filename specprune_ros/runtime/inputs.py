@@ -5,6 +5,7 @@ Frames stay raw until they are needed: most are never compared with.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ from specprune_ros.errors import ObservationError
 from specprune_ros.pruning.frames import Frame
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_layout
-from specprune_ros.vla.openvla_oft.preprocess import check_image, normalize_pixels, prepare_image
+from specprune_ros.vla.openvla_oft.preprocess import check_image, prepare_image
 from specprune_ros.vla.openvla_oft.statistics import Statistics
 from specprune_ros.vla.openvla_oft.text import Prompt
 
@@ -73,6 +74,18 @@ class QueryInputs:
         check_layout(self.model.config, layout)
         return layout
 
+    def typical_layouts(
+        self, cameras: tuple[str, ...], proprio: bool, longest: int = 64
+    ) -> list[TokenLayout]:
+        """Layouts of prompts of all lengths up to ``longest`` tokens, a short one first."""
+        prompt = self.prompt("warm up")
+        first, last = prompt.instruction_span
+        layout = self.layout(cameras, prompt, proprio)
+        return [layout] + [
+            replace(layout, prompt_tokens=n, instruction_span=(first, last + n - len(prompt.ids)))
+            for n in range(len(prompt.ids), longest + 1)
+        ]
+
     def frame(
         self, images: Mapping[str, np.ndarray], stamp: float, copy: bool = False
     ) -> Frame:
@@ -94,12 +107,7 @@ class QueryInputs:
 
     def pixels(self, frame: Frame) -> torch.Tensor:
         """float32 [n_cam, 6, S, S]: the channels of both towers."""
-        towers = (self.model.config.dino, self.model.config.siglip)
-        stacked = [
-            np.concatenate([normalize_pixels(image, t.mean, t.std) for t in towers])
-            for image in frame.pixels
-        ]
-        return torch.from_numpy(np.stack(stacked))
+        return self.model.pixel_values(torch.as_tensor(frame.pixels))
 
 
 def ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -242,13 +242,15 @@ class _Bias:
 
     def of(self, state: TokenState) -> torch.Tensor | None:
         """[1, 1, n, n], 0 or -inf; None without padding."""
+        if state.real is None:
+            return None
         if state.real is not self._real:
             self._real = state.real
             n, hidden = len(state.positions), state.hidden
             row = torch.zeros(n, dtype=hidden.dtype, device=hidden.device)
             row.masked_fill_(~state.real, -torch.inf)
             self._bias = row.expand(1, 1, n, n)
-        return None if state.real is None else self._bias
+        return self._bias
 
 
 _LAYER_NAMES = (

@@ -113,10 +113,3 @@ def _crop_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high = np.minimum(low + 1, size - 1)
     return low, high, (position - low).astype(np.float32)
 
-
-def normalize_pixels(
-    image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
-) -> np.ndarray:
-    """uint8 [H, W, 3] -> float32 [3, H, W], (x / 255 - mean) / std per channel."""
-    pixels = image.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-    return (pixels - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
