@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "device; or a checkpoint directory")
     parser.add_argument("--arms", default="a,a2,b,c,d", help="; ".join(
         f"{arm.name}: {arm.text}" for arm in ARMS.values()))
-    parser.add_argument("--dtype", default="auto",
-                        choices=("auto", "float32", "bfloat16", "float16"),
-                        help="auto: bfloat16 where the device has instructions for it")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"),
+                        help="without it: float32 on cpu, as evaluations run, bfloat16 on cuda; "
+                             "auto: bfloat16 where the processor has instructions for it")
     parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the arms b and d")
     parser.add_argument("--scene", choices=("static", "moving"), default="static",
                         help="static: no picture changes within an episode")
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace, arms: list[Arm]) -> dict[str, Any]:
     """Measure; the document that ``--json`` writes."""
-    loaded = load(args.model, args.device, args.dtype, args.seed)
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    loaded = load(args.model, args.device, dtype, args.seed)
     runtime = Runtime(loaded.model, args.runtime, FixedSettings(prompt_tile=1))
 
     def make(chosen: Any, pruning: str) -> Policy:

@@ -291,7 +291,9 @@ class FixedSession:
         if rows >= self._rows:
             return
         self.side.wait()
-        keys = self._by_position(self._visual(self._scores), others=torch.inf, padding=-torch.inf)
+        # A NaN (of broken weights) would sort above the rows that must stay.
+        scores = torch.nan_to_num(self._visual(self._scores), nan=-1.0)
+        keys = self._by_position(scores, others=torch.inf, padding=-torch.inf)
         keys = keys.index_select(0, state.positions)
         # Among equal scores members of V_global come first, then the lower position.
         member = self._by_position((self._global <= 1).to(keys.dtype), others=1.0, padding=0.0)

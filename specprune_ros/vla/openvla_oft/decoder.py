@@ -81,9 +81,7 @@ class AttentionProbe:
         keys [K]: give only the columns of these absolute positions, [H, Q, K]. The softmax runs
         over all keys either way, for a block of rows at a time.
         """
-        rows = torch.searchsorted(self.positions, query_positions)
-        columns = None if keys is None else torch.searchsorted(self.key_positions, keys)
-        query = self.query[0].index_select(1, rows).float()  # [H, Q, d]
+        query = _pick(self.query[0], 1, self.positions, query_positions).float()  # [H, Q, d]
         key = self.key[0].float()  # [H_kv, m, d]
         if len(key) != len(query):
             key = key.repeat_interleave(len(query) // len(key), dim=0)
@@ -94,8 +92,25 @@ class AttentionProbe:
             if self.real is not None:
                 logits = logits.masked_fill(~self.real, -torch.inf)
             weights = torch.softmax(logits, dim=-1)
-            blocks.append(weights if columns is None else weights.index_select(2, columns))
+            blocks.append(
+                weights if keys is None else _pick(weights, 2, self.key_positions, keys)
+            )
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+def _pick(
+    values: torch.Tensor, dim: int, positions: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Entries along a dimension by absolute position; both lists ascend.
+
+    Text and read-out rows, and the patches alive, lie side by side: then it is a view. Only the CPU
+    can tell without waiting for a device.
+    """
+    if wanted.device.type == "cpu" and len(wanted):
+        first, last = positions.numpy().searchsorted(wanted.numpy()[[0, -1]])
+        if last - first == len(wanted) - 1:
+            return values.narrow(dim, int(first), len(wanted))
+    return values.index_select(dim, torch.searchsorted(positions, wanted))
 
 
 class DecoderSession(Protocol):
