@@ -28,7 +28,7 @@ from specprune_ros.pruning.specprune import SpecPrune
 from specprune_ros.runtime.accounting import QueryShape
 from specprune_ros.runtime.choice import Runtime
 from specprune_ros.runtime.execution import Execution, Executor, Query
-from specprune_ros.runtime.fixed import FixedSettings
+from specprune_ros.runtime.fixed import DEFAULT, FixedSettings
 from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
@@ -53,7 +53,7 @@ def load_policy(
     control_period: float = 0.05,
     action_head: str = "l1",
     runtime: str = "auto",
-    fixed: FixedSettings = FixedSettings(),
+    fixed: FixedSettings = DEFAULT,
 ) -> Policy:
     """Load an OpenVLA-OFT checkpoint directory.
 
@@ -224,6 +224,7 @@ class Policy:
         if images is not None:
             # The caller may draw the next picture into the same buffer.
             frame = self.inputs.frame(images, stamp, copy=True)
+            self.inputs.learn(images)
             state = replace(state, ring=state.ring.pushed(frame))
         episode.state = state.judged(self._controller, stamp, ee_twist, action)
 
@@ -251,6 +252,7 @@ class Policy:
             layout = self.inputs.layout(cameras, prompt, proprio is not None)
             stamp = self._stamp(episode.state, observation.stamp, query=True)
             frame = self.inputs.frame(observation.images, stamp)
+            clock.begin_device_work()
             frame.pixels  # noqa: B018  prepared here, as its time belongs here
         state = episode.state.rewound(stamp)
         state = replace(state, ring=state.ring.pushed(frame))
@@ -259,6 +261,7 @@ class Policy:
         with clock("preprocess"):  # of the frame looked back at
             context = self._context(state, frame, layout, key)
         execution = self._executor.run(Query(prompt, proprio, context), self.pruner, clock)
+        clock.end_device_work()
         normalized = execution.normalized_actions.astype(np.float32)
         if not np.isfinite(normalized).all():
             raise InferenceError(
@@ -284,6 +287,7 @@ class Policy:
         size = self.model.config.image_size
         episode = self.make_episode()
         black = {name: np.zeros((size, size, 3), np.uint8) for name in cameras}
+        self.inputs.learn(black)
         proprio = None if not self.uses_proprio else self.statistics.proprio.low
         for number in range(2):
             self.predict(

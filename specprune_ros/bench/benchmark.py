@@ -17,7 +17,6 @@ from specprune_ros.bench import measure, selection
 from specprune_ros.bench.arms import ARMS, Arm, choose, policies
 from specprune_ros.bench.models import SHAPES, load
 from specprune_ros.bench.streams import SPEEDS, Stream, Workload, instruction_of, make_recordings
-from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import FixedSettings, Policy
 from specprune_ros.pruning.presets import preset
 from specprune_ros.runtime.choice import RUNTIMES, Runtime

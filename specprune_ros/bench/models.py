@@ -21,7 +21,11 @@ from specprune_ros.vla.openvla_oft.model import (
     resolve_dtype,
 )
 from specprune_ros.vla.openvla_oft.text import PromptEncoder
-from specprune_ros.vla.openvla_oft.tiny import build_tokenizer, tabletop_prompts, tabletop_statistics
+from specprune_ros.vla.openvla_oft.tiny import (
+    build_tokenizer,
+    tabletop_prompts,
+    tabletop_statistics,
+)
 
 _IMAGE = 224  # px
 _ACTION_DIM, _PROPRIO_DIM = 7, 8

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from specprune_ros.pruning.base import DensePruner, PruneSession, Pruner
-from specprune_ros.runtime.execution import Execution, Query, stage_clock
+from specprune_ros.pruning.base import DensePruner, Pruner, PruneSession
+from specprune_ros.runtime.execution import Execution, Query
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, TextInput
@@ -41,7 +41,7 @@ class ReferenceExecutor:
         assert isinstance(pruner, DensePruner)
 
     def clock(self) -> StageClock:
-        return stage_clock(self._model)
+        return StageClock(self._model.device)
 
     def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
         pass

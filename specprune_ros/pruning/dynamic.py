@@ -8,7 +8,7 @@ import torch
 from specprune_ros.pruning.config import DynamicConfig
 
 EPS = 1e-8
-LEAST_ENTROPY = 1e-3  # a one-hot layer would weigh 1 / eps and wipe out every other for good
+LEAST_ENTROPY = 1e-3  # a one-hot layer would weigh 1 / eps and wipe out all others for good
 SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
 
 
@@ -86,6 +86,7 @@ def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> 
     the same tokens are chosen on every device.
     """
     by_membership = torch.sort(protected.to(torch.int8), descending=True, stable=True).indices
-    by_score = torch.sort(scores.index_select(0, by_membership), descending=True, stable=True).indices
+    ranked = scores.index_select(0, by_membership)
+    by_score = torch.sort(ranked, descending=True, stable=True).indices
     mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     return mask.index_fill_(0, by_membership.index_select(0, by_score[:keep]), True)

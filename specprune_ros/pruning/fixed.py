@@ -28,7 +28,7 @@ class FixedInputs:
     frame: uint8 [B, S, S, 3]; references: uint8 [R, B, S, S, 3] of which ``has_reference`` [R] bool
     says which count. history: float32 [G, B, N], -inf for a patch without a score.
     global_budgets [G, B], dynamic_budgets, local_budgets [B]: float32. tau: float64 [B].
-    instruction: int64 [I] positions, of which those with 1 in ``instruction_real`` float32 [I] count.
+    instruction: int64 [I] positions; those with 1 in ``instruction_real`` float32 [I] count.
     readout: int64 [A]. real: bool [P], False for padding. confidence: float64 [layers],
     those kept of an earlier query, NaN where there is none.
     """

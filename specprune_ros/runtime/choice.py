@@ -5,7 +5,7 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import DensePruner, Pruner
 from specprune_ros.pruning.specprune import SpecPrune
 from specprune_ros.runtime.execution import EagerExecutor, Executor
-from specprune_ros.runtime.fixed import FixedExecutor, FixedSettings
+from specprune_ros.runtime.fixed import DEFAULT, FixedExecutor, FixedSettings
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 
 RUNTIMES = ("auto", "eager", "static", "graph")
@@ -19,7 +19,7 @@ class Runtime:
     """
 
     def __init__(
-        self, model: OpenVLAOFT, kind: str = "auto", settings: FixedSettings = FixedSettings()
+        self, model: OpenVLAOFT, kind: str = "auto", settings: FixedSettings = DEFAULT
     ) -> None:
         """Raises ConfigurationError for an unknown kind, or one that the device cannot run."""
         if kind not in RUNTIMES:

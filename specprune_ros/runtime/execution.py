@@ -78,7 +78,7 @@ class EagerExecutor:
         pass
 
     def clock(self) -> StageClock:
-        return stage_clock(self._model)
+        return StageClock(self._model.device)
 
     def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
         pass
@@ -94,14 +94,6 @@ class EagerExecutor:
             finished = session.finish()
             positions = _to_host(result.layer_positions)
         return Execution(result.normalized_actions, positions, result.layer_keys, finished)
-
-
-def stage_clock(model: OpenVLAOFT) -> StageClock:
-    """A clock that waits for the device at both ends of a stage."""
-    device = model.device
-    if device.type != "cuda":
-        return StageClock()
-    return StageClock(lambda: torch.cuda.synchronize(device))
 
 
 def _to_host(layers: tuple[torch.Tensor, ...]) -> tuple[np.ndarray, ...]:

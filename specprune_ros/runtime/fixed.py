@@ -21,7 +21,7 @@ from specprune_ros.pruning.specprune import (
     is_dense_query,
     usable_history,
 )
-from specprune_ros.runtime.execution import Execution, Query, stage_clock
+from specprune_ros.runtime.execution import Execution, Query
 from specprune_ros.runtime.graph import Captured, Direct, ReadBack
 from specprune_ros.runtime.packing import unpack
 from specprune_ros.runtime.program import FixedProgram, ProgramKey, ProgramOutput, structure
@@ -55,6 +55,9 @@ class FixedSettings:
                 raise ConfigurationError(f"{name} is {value}: it must be >= 1")
 
 
+DEFAULT = FixedSettings()
+
+
 @dataclass(frozen=True)
 class _Plan:
     """key: which program. config: the variant in force, or None. history: what counts of it."""
@@ -80,7 +83,7 @@ class FixedExecutor:
     """
 
     def __init__(
-        self, model: OpenVLAOFT, graph: bool, settings: FixedSettings = FixedSettings()
+        self, model: OpenVLAOFT, graph: bool, settings: FixedSettings = DEFAULT
     ) -> None:
         self.name = "graph" if graph else "static"
         self.settings = settings
@@ -103,7 +106,7 @@ class FixedExecutor:
 
     def clock(self) -> StageClock:
         # A graph is one stage; waiting between its copies would only delay them.
-        return StageClock() if self._graph else stage_clock(self._model)
+        return StageClock(self._model.device, wait=not self._graph)
 
     # Programs -------------------------------------------------------------------------------
 

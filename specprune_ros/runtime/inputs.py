@@ -13,6 +13,7 @@ import torch
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.pruning.frames import Frame
+from specprune_ros.runtime.frames import FramePreparer
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_layout
 from specprune_ros.vla.openvla_oft.preprocess import check_image, prepare_image
@@ -41,6 +42,10 @@ class QueryInputs:
         self._center_crop = center_crop
         self._jpeg_roundtrip = jpeg_roundtrip
         self._warned_no_proprio = False
+        self._on_device: FramePreparer | None = None
+        if self.model.device.type == "cuda":
+            size = self.model.config.image_size
+            self._on_device = FramePreparer(self.model.device, size, center_crop, jpeg_roundtrip)
 
     def prompt(self, instruction: str) -> Prompt:
         if not isinstance(instruction, str):
@@ -95,15 +100,21 @@ class QueryInputs:
             checked = {name: image.copy() for name, image in checked.items()}
         return Frame(stamp, cameras, checked, self._prepare)
 
-    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
+    def learn(self, images: Mapping[str, np.ndarray]) -> None:
+        """Get ready for pictures of these sizes, outside of a query."""
+        if self._on_device is not None:
+            self._on_device.learn([images[name] for name in ordered_cameras(images)])
+
+    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray | torch.Tensor:
+        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees; on the device with CUDA."""
+        ordered = [images[name] for name in ordered_cameras(images)]
+        if self._on_device is not None:
+            return self._on_device(ordered)
         size = self.model.config.image_size
-        return np.stack(
-            [
-                prepare_image(images[name], size, self._center_crop, self._jpeg_roundtrip)
-                for name in ordered_cameras(images)
-            ]
-        )
+        return np.stack([
+            prepare_image(image, size, self._center_crop, self._jpeg_roundtrip)
+            for image in ordered
+        ])
 
     def pixels(self, frame: Frame) -> torch.Tensor:
         """float32 [n_cam, 6, S, S]: the channels of both towers."""

@@ -11,6 +11,7 @@ from specprune_ros.policy import FixedSettings, Observation, Policy
 from specprune_ros.pruning.base import PruneSession
 from specprune_ros.pruning.presets import preset
 from specprune_ros.runtime.choice import Runtime
+from specprune_ros.runtime.fixed import DEFAULT
 
 torch.set_num_threads(1)
 
@@ -28,7 +29,7 @@ def loaded(device: str = "cpu", dtype: str = "float32", shape: Shape = SMALL, se
     return model
 
 
-def policy(model, runtime: str = "eager", pruning="specprune", settings=FixedSettings()) -> Policy:
+def policy(model, runtime: str = "eager", pruning="specprune", settings=DEFAULT) -> Policy:
     return Policy(model, None, False, False, pruning, 8, 0.05,
                   Runtime(model.model, runtime, settings))
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
-from specprune_ros.vla.openvla_oft.elementwise import rms_norm, rope, swiglu
+from specprune_ros.vla.openvla_oft.elementwise import Elementwise, elementwise, rms_norm
 
 
 class LayerMath(Protocol):
@@ -57,6 +57,7 @@ class FusedLayer:
         self._norms = layer.input_layernorm, layer.post_attention_layernorm
         self._heads = attention.q_proj.weight.shape[0] // attention.head_dim
         self._head_dim = attention.head_dim
+        self._elementwise: Elementwise = elementwise(qkv.device)
 
     @classmethod
     def of(cls, layer: LlamaDecoderLayer) -> FusedLayer:
@@ -69,14 +70,15 @@ class FusedLayer:
         norm = self._norms[0]
         normed = rms_norm(hidden[0], norm.weight, norm.variance_epsilon)
         qkv = F.linear(normed, self._qkv)
-        return rope(qkv.view(len(qkv), -1, self._head_dim), cos[0], sin[0], self._heads)
+        heads = qkv.view(len(qkv), -1, self._head_dim)
+        return self._elementwise.rope(heads, cos[0], sin[0], self._heads)
 
     def finish(self, hidden, attended):
         # The sums ride along with the products; the second one works in place on the first.
         hidden = torch.addmm(hidden[0], attended[0], self._out.t())
         norm = self._norms[1]
         normed = rms_norm(hidden, norm.weight, norm.variance_epsilon)
-        inner = swiglu(F.linear(normed, self._gate_up))
+        inner = self._elementwise.swiglu(F.linear(normed, self._gate_up))
         return hidden.addmm_(inner, self._down.t())[None]
 
 

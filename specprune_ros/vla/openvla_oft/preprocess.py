@@ -83,7 +83,7 @@ _BAND = 32  # output samples of one band
 @lru_cache(maxsize=16)
 def lanczos_bands(length: int, size: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
     """Output samples, the input samples that they are made of, and the weights between them."""
-    matrix, bands = _lanczos_matrix(length, size), []
+    matrix, bands = lanczos_matrix(length, size), []
     for start in range(0, size, _BAND):
         outputs = slice(start, min(start + _BAND, size))
         used = np.flatnonzero(matrix[outputs].any(axis=0))
@@ -92,7 +92,7 @@ def lanczos_bands(length: int, size: int) -> tuple[tuple[slice, slice, np.ndarra
     return tuple(bands)
 
 
-def _lanczos_matrix(length: int, size: int) -> np.ndarray:
+def lanczos_matrix(length: int, size: int) -> np.ndarray:
     """float32 [size, length]: weights of each input sample for each output sample."""
     # float32 and the closed form of TensorFlow's kernel, so that rounding agrees with it.
     scale = np.float32(length / size)
