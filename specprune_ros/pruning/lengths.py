@@ -22,8 +22,8 @@ DYNAMIC_TILE = 16  # rows; finer than a tile of the static stage, as it costs no
 class FixedShape:
     """Sizes that programs are made for: those of a query, with its prompt padded.
 
-    tail: text, placeholders, stop and padding. prompt_tile: prompts are padded to a multiple of so
-    many tokens, so the last ``prompt_tile - 1`` tokens of the tail may be padding.
+    tail: text, placeholders, stop and padding. prompt_tile: the total is padded to a multiple of so
+    many rows, so the last ``prompt_tile - 1`` of them may be padding.
     instruction_rows: rows of the instruction, padded to those of the longest prompt that fits.
     """
 
@@ -38,7 +38,8 @@ class FixedShape:
     @classmethod
     def of(cls, layout: TokenLayout, prompt_tile: int) -> FixedShape:
         """The shape that a query of this layout runs in."""
-        tail = align(layout.length - layout.text_start, prompt_tile)
+        # The total is aligned: then masks need no padding of their own.
+        tail = align(layout.length, prompt_tile) - layout.text_start
         text = tail - layout.action_tokens - 1  # the longest prompt that fits
         return cls(
             len(layout.cameras),

@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 from specprune_ros.errors import ConfigurationError
-from specprune_ros.pruning.base import DensePruner, Pruner
-from specprune_ros.pruning.specprune import SpecPrune
+from specprune_ros.pruning.base import Pruner
 from specprune_ros.runtime.execution import EagerExecutor, Executor
-from specprune_ros.runtime.fixed import DEFAULT, FixedExecutor, FixedSettings
+from specprune_ros.runtime.fixed import DEFAULT, FixedExecutor, FixedSettings, knows
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 
 RUNTIMES = ("auto", "eager", "static", "graph")
@@ -35,8 +34,7 @@ class Runtime:
         if self.kind == "eager":
             return self._eager
         if self.kind == "auto":
-            known = isinstance(pruner, (DensePruner, SpecPrune))
-            if self._model.device.type != "cuda" or not known:
+            if self._model.device.type != "cuda" or not knows(pruner):
                 return self._eager
             if self._fixed is None:
                 self._fixed = FixedExecutor(self._model, True, self._settings)

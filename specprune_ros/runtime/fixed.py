@@ -13,6 +13,7 @@ import torch
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import DensePruner, Pruner, QueryContext, SessionResult
 from specprune_ros.pruning.config import SpecPruneConfig
+from specprune_ros.pruning.given import GivenRows
 from specprune_ros.pruning.lengths import FixedShape, fixed_lengths
 from specprune_ros.pruning.specprune import (
     QueryHistory,
@@ -36,10 +37,10 @@ _PROGRAMS = 32  # kept at most; the least recently used one goes
 
 @dataclass(frozen=True)
 class FixedSettings:
-    """tile: rows that totals are multiples of, as the device's matrix tiles are. prompt_tile:
-    prompts are padded to a multiple of so many tokens, so that another instruction finds its
-    program there; 1 pads nothing. bucket: rows after the static stage, in place of those that
-    follow from the budgets.
+    """tile: rows that totals after a drop are multiples of, as the device's matrix tiles are.
+    prompt_tile: prompts are padded until the rows before are a multiple of so many, so that another
+    instruction finds its program there; 1 pads nothing. bucket: rows after the static stage, in
+    place of those that follow from the budgets.
     """
 
     tile: int = 64
@@ -76,6 +77,11 @@ class _Ready:
     runner: Captured[ProgramOutput] | Direct[ProgramOutput]
 
 
+def knows(pruner: Pruner) -> bool:
+    """Whether there are programs for a method."""
+    return isinstance(pruner, (DensePruner, SpecPrune, GivenRows))
+
+
 class FixedExecutor:
     """Programs are made when first needed, or before by :meth:`prepare`, and kept.
 
@@ -98,7 +104,7 @@ class FixedExecutor:
         self._read_back = ReadBack()
 
     def check(self, pruner: Pruner) -> None:
-        if not isinstance(pruner, (DensePruner, SpecPrune)):
+        if not knows(pruner):
             raise ConfigurationError(
                 f"runtime '{self.name}' knows 'off' and the variants of SpecPrune, not "
                 f"'{pruner.name}': use runtime 'eager', or 'auto'"
@@ -116,6 +122,9 @@ class FixedExecutor:
         shape = FixedShape.of(context.layout, self.settings.prompt_tile)
         if isinstance(pruner, DensePruner):
             return _Plan(ProgramKey(shape), None, None, False)
+        if isinstance(pruner, GivenRows):
+            given = tuple((layer, len(rows)) for layer, rows in pruner.stages.items())
+            return _Plan(ProgramKey(shape, given=given), None, None, False)
         config = pruner.config
         schedule = config.schedule(context.depth)
         history = usable_history(context, schedule)
@@ -168,7 +177,8 @@ class FixedExecutor:
             plan = self.plan(context, pruner)
             ready, made = self._ready(plan.key)
         with clock("upload"):
-            self._fill(ready.program, query, plan)
+            given = pruner.stages if isinstance(pruner, GivenRows) else {}
+            self._fill(ready.program, query, plan, given)
         if self._graph:
             with clock("replay"):
                 output = ready.runner.replay()
@@ -181,11 +191,15 @@ class FixedExecutor:
         with clock("update"):
             read, *small = unpack(packed, output.fields)
             actions = self._model.actions(read)
-            entered = self._entered(context, output, small[2:])
+            stages = dict(zip(output.stages, (rows.numpy() for rows in small[2:])))
+            stages |= {layer - 1: np.asarray(rows) for layer, rows in given.items()}
+            entered = _entered(context, stages)
             finished = self._finished(context, plan, entered, history, small)
         return Execution(actions, entered, tuple(map(len, entered)), finished, made)
 
-    def _fill(self, program: FixedProgram, query: Query, plan: _Plan) -> None:
+    def _fill(
+        self, program: FixedProgram, query: Query, plan: _Plan, given: Mapping[int, Sequence[int]]
+    ) -> None:
         context, host = query.context, program.packed.host
         layout, shape = context.layout, plan.key.shape
         ids, shown = TextInput.arrays(query.prompt, layout, shape.tail)
@@ -198,6 +212,8 @@ class FixedExecutor:
         program.frame.copy_(context.frame, non_blocking=True)
         if plan.config is not None:
             self._fill_selection(program, context, plan)
+        for layer, rows in given.items():
+            _set(host[f"rows_{layer}"], np.asarray(rows))
         program.packed.upload()
 
     def _fill_selection(self, program: FixedProgram, context: QueryContext, plan: _Plan) -> None:
@@ -231,20 +247,6 @@ class FixedExecutor:
 
     # Results --------------------------------------------------------------------------------
 
-    def _entered(
-        self, context: QueryContext, output: ProgramOutput, stages: list[torch.Tensor]
-    ) -> tuple[np.ndarray, ...]:
-        """Positions that entered each layer."""
-        rows = np.arange(context.layout.length)
-        after: Mapping[int, np.ndarray] = {
-            layer: positions.numpy() for layer, positions in zip(output.stages, stages)
-        }
-        entered = []
-        for layer in range(context.depth):
-            entered.append(rows)
-            rows = after.get(layer, rows)
-        return tuple(entered)
-
     def _finished(
         self,
         context: QueryContext,
@@ -256,7 +258,10 @@ class FixedExecutor:
         layout, config = context.layout, plan.config
         patches = layout.patches_per_camera
         if config is None:
-            cameras = tuple(CameraTokens(n, patches, 0, 0, 0, patches) for n in layout.cameras)
+            kept = _per_camera(entered[-1], layout)
+            cameras = tuple(
+                CameraTokens(name, patches, 0, 0, 0, n) for name, n in zip(layout.cameras, kept)
+            )
             return SessionResult(cameras)
         schedule = config.schedule(context.depth)
         sizes, confidence = small[0].tolist(), small[1]
@@ -276,6 +281,18 @@ class FixedExecutor:
             known = {layer: value for layer, value in pairs if not torch.isnan(value)}
         remembered = QueryHistory(schedule.global_, history, context.mode, known)
         return SessionResult(cameras, remembered, plan.dense, stages)
+
+
+def _entered(
+    context: QueryContext, stages: Mapping[int, np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Positions that entered each layer; stages: layer (-1: before the first) -> what left it."""
+    rows = np.arange(context.layout.length)
+    entered = []
+    for layer in range(context.depth):
+        rows = stages.get(layer - 1, rows)
+        entered.append(rows)
+    return tuple(entered)
 
 
 def _any_history(layout: TokenLayout, depth: int, pruner: Pruner) -> QueryHistory | None:

@@ -16,6 +16,7 @@ from specprune_ros.pruning.config import (
     SpecPruneConfig,
 )
 from specprune_ros.pruning.fixed import FixedInputs, FixedOutputs, FixedSession
+from specprune_ros.pruning.given import GivenSession
 from specprune_ros.pruning.lengths import FixedLengths, FixedShape
 from specprune_ros.pruning.schedule import Schedule
 from specprune_ros.runtime.packing import Field, PackedInputs, pack
@@ -30,12 +31,14 @@ class ProgramKey:
     """What decides about the operations of a query, and nothing that is only a number in it.
 
     selection: a SpecPrune variant as :func:`structure` gives it, or None for one that neither
-    selects nor remembers. lengths: None keeps everything.
+    selects nor remembers. lengths: None keeps everything. given: (layer, rows that enter it) where
+    the rows are inputs.
     """
 
     shape: FixedShape
     selection: SpecPruneConfig | None = None
     lengths: FixedLengths | None = None
+    given: tuple[tuple[int, int], ...] = ()
 
 
 def structure(config: SpecPruneConfig) -> SpecPruneConfig:
@@ -49,13 +52,6 @@ def structure(config: SpecPruneConfig) -> SpecPruneConfig:
         controller=ControllerConfig(), first_query="dense", refresh_every=0,
         allow_fine_below_coarse=False,
     )
-
-
-class _Everything(PruneSession):
-    """Keeps all rows and looks at nothing."""
-
-    def __init__(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,7 @@ class FixedProgram:
         if shape.proprio:
             fields["proprio"] = (torch.float32, (model.proprio_projector.fc1.in_features,))
         self.frame = _bytes(device, shape.cameras, size)
+        fields |= {f"rows_{layer}": (torch.int64, (rows,)) for layer, rows in key.given}
         self.references = self.history = None
         if key.selection is not None:
             self.schedule = key.selection.schedule(model.config.llama.num_hidden_layers)
@@ -124,14 +121,14 @@ class FixedProgram:
         with timer("head"):
             read = model.read(states)
             output = self._output(read, session)
-        for side in self._sides:
-            side.release()
+        for side in self._sides:  # a capture must end with its branches joined
+            side.wait()
         return output
 
-    def _session(self, side: Any) -> FixedSession | _Everything:
+    def _session(self, side: Any) -> FixedSession | PruneSession:
         given, key = self.packed.device, self.key
         if key.selection is None:
-            return _Everything()
+            return GivenSession({layer: given[f"rows_{layer}"] for layer, _ in key.given})
         inputs = FixedInputs(
             frame=self.frame, references=self.references, history=self.history,
             **{name: given[name] for name in _SELECTION_INPUTS},
@@ -140,7 +137,7 @@ class FixedProgram:
             key.selection, self.schedule, key.shape, key.lengths, inputs, side
         )
 
-    def _output(self, read: torch.Tensor, session: FixedSession | _Everything) -> ProgramOutput:
+    def _output(self, read: torch.Tensor, session: FixedSession | PruneSession) -> ProgramOutput:
         found = session.outputs() if isinstance(session, FixedSession) else None
         tensors = [read, *_small_outputs(found)]
         fields = tuple((t.dtype, tuple(t.shape)) for t in tensors)

@@ -11,8 +11,9 @@ class SideStream:
     """Runs work on a CUDA stream of its own; inside a capture it becomes a branch of the graph.
 
     What the main stream has queued by then is seen by the side, and after :meth:`wait` the other
-    way round. The allocator does not know which stream still reads a tensor, so tensors that cross
-    over are kept until :meth:`release`, which may be called once all work is queued and joined.
+    way round. The allocator does not know which stream still reads a tensor, so those of the main
+    stream that the side reads are kept until the main stream waits. What the side makes must be
+    kept by whoever uses it on the main stream, until that is queued.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,8 +35,4 @@ class SideStream:
         if self._pending:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
             self._pending = False
-
-    def release(self) -> None:
-        """Join, and let go of the tensors that were kept."""
-        self.wait()
-        self._held.clear()
+            self._held.clear()

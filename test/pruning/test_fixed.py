@@ -295,10 +295,11 @@ def test_lengths_of_the_default_at_7b():
 
 
 def test_prompts_of_one_tile_share_their_lengths():
-    of_prompt = {n: lengths_at_7b(Mode.COARSE, n, 32) for n in (25, 30, 34, 39)}
+    of_prompt = {n: lengths_at_7b(Mode.COARSE, n, 32) for n in (15, 30, 34, 37)}
     assert len(set(of_prompt.values())) == 1
-    shapes = {FixedShape.of(libero(n), 32) for n in (25, 30, 34, 39)}
-    assert {s.tail for s in shapes} == {96}
+    shapes = {FixedShape.of(libero(n), 32) for n in (15, 30, 34, 37)}
+    assert {s.length for s in shapes} == {608} and len(shapes) == 1
+    assert FixedShape.of(libero(38), 32).length == 640
 
 
 @pytest.mark.parametrize("bucket", [192, 256, 320, 448])

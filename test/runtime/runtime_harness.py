@@ -8,7 +8,6 @@ import torch
 
 from specprune_ros.bench.models import Shape, random_model
 from specprune_ros.policy import FixedSettings, Observation, Policy
-from specprune_ros.pruning.base import PruneSession
 from specprune_ros.pruning.presets import preset
 from specprune_ros.runtime.choice import Runtime
 from specprune_ros.runtime.fixed import DEFAULT
@@ -47,32 +46,6 @@ def observation(query: int, seed: int = 0, cameras: int = 2, task: str = TASK, p
         image[:moved, :moved] = picture(seed + index + 100 * (query + 1))[:moved, :moved]
         images[name] = image
     return Observation(images, task, proprio, 0.4 * query, np.array([speed, 0, 0, 0, 0, 0]))
-
-
-class SameRows(PruneSession):
-    """Keeps in every layer the rows that another query kept."""
-
-    def __init__(self, context, kept) -> None:
-        super().__init__(context)
-        self._kept = [torch.as_tensor(rows, device=context.device) for rows in kept]
-
-    def before_layer(self, layer, state):
-        wanted = self._kept[layer]
-        if len(wanted) == len(state.positions):
-            return state
-        return state.select(torch.searchsorted(state.positions, wanted))
-
-
-class Copying:
-    """A pruner that keeps given rows."""
-
-    name = "copying"
-
-    def __init__(self, kept) -> None:
-        self._kept = kept
-
-    def begin(self, context):
-        return SameRows(context, self._kept)
 
 
 def variant(name: str = "specprune", **dynamic):

@@ -10,7 +10,6 @@ from runtime_harness import (
     EXACT,
     PROPRIO,
     TASK,
-    Copying,
     loaded,
     observation,
     policy,
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from specprune_ros.errors import ConfigurationError, InferenceError
 from specprune_ros.policy import FixedSettings
 from specprune_ros.pruning.config import Budget, CameraBudgets
+from specprune_ros.pruning.given import GivenRows
 from specprune_ros.pruning.presets import PRESETS
 from specprune_ros.types import Mode
 
@@ -49,7 +49,7 @@ def test_same_actions_as_eager_for_the_same_kept_rows(model, name, cameras):
     for number in range(3):
         seen = observation(number, cameras=cameras)
         chunk = static.predict(seen)
-        eager = policy(model, "eager", Copying(chunk.report.kept_positions))
+        eager = policy(model, "eager", GivenRows.of(chunk.report.kept_positions))
         assert np.array_equal(eager.predict(seen).actions, chunk.actions)
     assert rows(chunk)[-1] < rows(chunk)[0]
     assert chunk.report.runtime == "static"
@@ -103,7 +103,7 @@ def test_padded_prompts_give_the_same_actions(model, task):
         seen = observation(number, task=task)
         a, b = exact.predict(seen), padded.predict(seen)
         assert rows(a)[0] == rows(b)[0]
-        copy = policy(model, "eager", Copying(b.report.kept_positions)).predict(seen)
+        copy = policy(model, "eager", GivenRows.of(b.report.kept_positions)).predict(seen)
         np.testing.assert_allclose(copy.actions, b.actions, atol=2e-5, rtol=0)
         if number == 0:
             np.testing.assert_allclose(a.actions, b.actions, atol=2e-5, rtol=0)
@@ -125,6 +125,23 @@ def test_without_a_head_actions_come_from_the_vocabulary(golden_dir, golden_case
     seen = Observation(images, meta["instruction"], arrays["proprio_raw"])
     a, b = (p.predict(seen).actions for p in policies)
     np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [EXACT, FixedSettings()], ids=["exact", "padded"])
+def test_given_rows_are_kept_by_both(model, settings):
+    """Also before the first layer."""
+    length = rows(policy(model, "eager", "off").predict(observation(0)))[0]
+    others = [0, *range(513, length)]
+    for layers in ((0,), (2, 5), (1,)):
+        stages = {layer: sorted([*others, *range(1, 300 - 40 * layer, 2)]) for layer in layers}
+        chunks = [
+            policy(model, runtime, GivenRows(stages), settings).predict(observation(0))
+            for runtime in ("eager", "static")
+        ]
+        assert rows(chunks[0]) == rows(chunks[1])
+        assert [len(stages[n]) for n in layers] == [rows(chunks[0])[n] for n in layers]
+        assert chunks[0].report.cameras == chunks[1].report.cameras
+        np.testing.assert_allclose(chunks[0].actions, chunks[1].actions, atol=2e-5, rtol=0)
 
 
 # Sizes --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ With batch 1 and no padding the mask of OpenVLA-OFT's bidirectional attention is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Iterator, Protocol
+from typing import Iterator, Protocol, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -220,6 +220,17 @@ class Decoder(nn.Module):
         picked = state.hidden[0].index_select(0, rows)
         states = rms_norm(picked, self.norm.weight, self.norm.variance_epsilon)
         return DecoderOutput(states, tuple(layer_positions), tuple(layer_keys))
+
+    def run_layers(
+        self, hidden: torch.Tensor, layers: Sequence[int], session: DecoderSession
+    ) -> torch.Tensor:
+        """Rows [1, n, D] after some layers, at positions 0 to n - 1."""
+        cos, sin = self.rope_tables(hidden.shape[1], hidden)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        state, math = TokenState(hidden, positions, cos, sin), self.layer_math()
+        for index in layers:
+            state, _ = self._run_layer(math[index], index, state, session, None)
+        return state.hidden
 
     def _run_layer(
         self,
