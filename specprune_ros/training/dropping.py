@@ -13,7 +13,7 @@ import torch
 from specprune_ros.training.data import Batch
 from specprune_ros.vla.openvla_oft.config import PATCH
 
-KEPT = (96, 128, 192, 256)  # visual tokens of 512 that stay, one of these per batch
+KEPT = (3 / 16, 1 / 4, 3 / 8, 1 / 2)  # shares of the visual tokens that stay, one per batch
 _REACH = 1  # patches around the one that holds the middle of a thing
 _DECOYS = 0.5
 

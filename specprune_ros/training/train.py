@@ -154,6 +154,10 @@ class Trainer:
             self.save(smooth)
 
     @property
+    def _visual_tokens(self) -> int:
+        return self.data.pictures.cameras * self.network.model.config.dino.patches
+
+    @property
     def share(self) -> float:
         """Part of the run that is done, 0 to 1, by samples or by the clock."""
         done = self.done / self.config.samples
@@ -175,7 +179,7 @@ class Trainer:
         common = np.random.default_rng([self.config.seed, self.done])
         length = self.batches.draw_length(self.train_pool, common)
         dropping = common.random() < self.config.drop_share
-        kept = int(common.choice(KEPT)) if dropping else None
+        kept = round(common.choice(KEPT) * self._visual_tokens) if dropping else None
         size = self.config.batch // self.config.processes
         batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
