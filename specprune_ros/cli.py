@@ -42,6 +42,8 @@ COMMANDS: tuple[Command, ...] = (
             "closed-loop success of pruning methods beside dense, on the same initial states"),
     Command("eval-table", "specprune_ros.eval.table_command",
             "results of eval on LIBERO beside the paper's figures, in the layout of its table"),
+    Command("bench", "specprune_ros.bench.command",
+            "speed of a query on this device, pruned against dense, as ratios within one run"),
     Command("record-sim", "specprune_ros.analysis.record_sim",
             "record simulated episodes or synthetic streams, one .npz each"),
     Command("bag-to-npz", "specprune_ros.analysis.bag_to_npz",

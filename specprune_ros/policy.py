@@ -19,22 +19,26 @@ from specprune_ros.errors import (
     InferenceError,
     ObservationError,
 )
-from specprune_ros.pruning.base import Pruner, QueryContext, SessionResult
+from specprune_ros.pruning.base import Pruner, QueryContext
 from specprune_ros.pruning.config import ControllerConfig, SpecPruneConfig, StaticConfig
 from specprune_ros.pruning.episode import Episode, EpisodeState
 from specprune_ros.pruning.frames import Frame
 from specprune_ros.pruning.registry import make_pruner
 from specprune_ros.pruning.specprune import SpecPrune
 from specprune_ros.runtime.accounting import QueryShape
+from specprune_ros.runtime.choice import Runtime
+from specprune_ros.runtime.execution import Execution, Executor, Query
+from specprune_ros.runtime.fixed import DEFAULT, FixedSettings
 from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
-from specprune_ros.vla.openvla_oft.model import ForwardResult, LoadedCheckpoint, load_model
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, load_model
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
 
-__all__ = ["ActionChunk", "Episode", "Observation", "Policy", "load_policy"]
-
+__all__ = [
+    "ActionChunk", "Episode", "FixedSettings", "Observation", "Policy", "load_policy",
+]
 
 
 def load_policy(
@@ -48,21 +52,28 @@ def load_policy(
     chunk_length: int = 8,
     control_period: float = 0.05,
     action_head: str = "l1",
+    runtime: str = "auto",
+    fixed: FixedSettings = DEFAULT,
 ) -> Policy:
     """Load an OpenVLA-OFT checkpoint directory.
 
+    dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on CUDA and on a CPU with
+        instructions for it, else float32.
     unnorm_key: data set whose statistics scale actions and proprio; None where there is one only.
     center_crop, jpeg_roundtrip: as in the evaluation the checkpoint was trained for.
     pruning: ``off``, a preset, a method's name, or a pruner of your own.
     chunk_length: actions per query (8 for LIBERO; no file of a checkpoint says it).
     control_period: seconds per action.
     action_head: ``l1``, or ``discrete`` for a policy trained to give its actions as tokens.
+    runtime: ``eager`` (exact sets), ``static`` (fixed numbers of rows), ``graph`` (the same as one
+        CUDA graph), or ``auto``. fixed: settings of the latter two. See docs/performance.md.
 
     Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
     """
     loaded = load_model(checkpoint_dir, device, dtype, action_head)
     return Policy(
-        loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period
+        loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period,
+        Runtime(loaded.model, runtime, fixed),
     )
 
 
@@ -78,6 +89,7 @@ class Policy:
         pruning: str | Pruner | SpecPruneConfig,
         chunk_length: int,
         control_period: float,
+        runtime: Runtime | None = None,
     ) -> None:
         if not isinstance(chunk_length, int) or chunk_length < 1:
             raise ConfigurationError(
@@ -107,6 +119,8 @@ class Policy:
         self._cold = True
         self.query_shape = QueryShape.of(loaded.model)
         self.decoder_shape = self.query_shape.decoder
+        self.runtime = runtime or Runtime(loaded.model)
+        self.clock: StageClock | None = None  # of the newest query
         self.set_pruning(pruning)
         self._episode = self.make_episode()
 
@@ -161,6 +175,7 @@ class Policy:
             raise ConfigurationError(
                 f"pruning is {pruning!r}, expected the name of a method, or a pruner"
             )
+        self._executor: Executor = self.runtime.executor(pruning)
         self.pruner: Pruner = pruning
         config = getattr(pruning, "config", None)
         controller, static = (getattr(config, name, None) for name in ("controller", "static"))
@@ -178,6 +193,7 @@ class Policy:
             pruning,
             self.chunk_length,
             self.control_period,
+            self.runtime,
         )
 
     # Episodes ------------------------------------------------------------------------------
@@ -211,6 +227,7 @@ class Policy:
         if images is not None:
             # The caller may draw the next picture into the same buffer.
             frame = self.inputs.frame(images, stamp, copy=True)
+            self.inputs.learn(images)
             state = replace(state, ring=state.ring.pushed(frame))
         episode.state = state.judged(self._controller, stamp, ee_twist, action)
 
@@ -230,9 +247,7 @@ class Policy:
         actions.
         """
         episode = episode or self._episode
-        clock = StageClock(
-            torch.cuda.synchronize if self.model.device.type == "cuda" else None
-        )
+        self.clock = clock = self._executor.clock()
         with clock("preprocess"):
             prompt = self.inputs.prompt(observation.instruction)
             proprio = self.inputs.proprio(observation.proprio)
@@ -240,32 +255,42 @@ class Policy:
             layout = self.inputs.layout(cameras, prompt, proprio is not None)
             stamp = self._stamp(episode.state, observation.stamp, query=True)
             frame = self.inputs.frame(observation.images, stamp)
-            pixels = self.inputs.pixels(frame)
+            clock.begin_device_work()
+            frame.pixels  # noqa: B018  prepared here, as its time belongs here
         state = episode.state.rewound(stamp)
         state = replace(state, ring=state.ring.pushed(frame))
         state = state.judged(self._controller, stamp, observation.ee_twist, at_query=True)
-        with clock("selection"):
-            key = (self.pruner.name, cameras, prompt.text)
-            session = self.pruner.begin(self._context(state, frame, layout, key))
-        result = self.model(pixels, prompt, proprio, layout, session, clock)
-        with clock("update"):
-            finished = session.finish()
-        normalized = result.normalized_actions.astype(np.float32)
+        key = (self.pruner.name, cameras, prompt.text)
+        with clock("preprocess"):  # of the frame looked back at
+            context = self._context(state, frame, layout, key)
+        execution = self._executor.run(Query(prompt, proprio, context), self.pruner, clock)
+        clock.end_device_work()
+        normalized = execution.normalized_actions.astype(np.float32)
         if not np.isfinite(normalized).all():
             raise InferenceError(
                 "the network gave non-finite actions: check the weights, and try dtype float32"
             )
         actions = self.statistics.action.denormalize(normalized)
-        report = self._report(state, layout, result, finished, clock)
-        episode.state = state.after_query(frame, actions, finished.history, key)
+        report = self._report(state, layout, execution, clock)
+        history = execution.finished.history
+        episode.state = state.after_query(frame, actions, history, key)
         self._cold = False
         return ActionChunk(actions, normalized, report, observation.stamp)
 
     def warm_up(self, cameras: Sequence[str] = (PRIMARY, "wrist")) -> None:
-        """Run a dense and a pruned query on black pictures, so that the first real one is quick."""
+        """Run a dense and a pruned query on black pictures, so that the first real one is quick.
+
+        With runtime ``graph`` or ``static`` the programs of both modes are made as well, for
+        prompts of up to 64 tokens.
+        """
+        self._executor.prepare(
+            self.inputs.typical_layouts(tuple(cameras), self.uses_proprio),
+            self.decoder_shape.layers, self.pruner,
+        )
         size = self.model.config.image_size
         episode = self.make_episode()
         black = {name: np.zeros((size, size, 3), np.uint8) for name in cameras}
+        self.inputs.learn(black)
         proprio = None if not self.uses_proprio else self.statistics.proprio.low
         for number in range(2):
             self.predict(
@@ -304,9 +329,9 @@ class Policy:
             device=self.model.device,
             mode=state.controller.mode,
             query_number=state.query_number,
-            frame=torch.from_numpy(frame.pixels),
-            step_frame=None if past is None else torch.from_numpy(past.pixels),
-            query_frame=None if last is None else torch.from_numpy(last.pixels),
+            frame=torch.as_tensor(frame.pixels),
+            step_frame=None if past is None else torch.as_tensor(past.pixels),
+            query_frame=None if last is None else torch.as_tensor(last.pixels),
             history=state.history if key == state.history_key else None,
         )
 
@@ -314,11 +339,11 @@ class Policy:
         self,
         state: EpisodeState,
         layout: TokenLayout,
-        result: ForwardResult,
-        finished: SessionResult,
+        execution: Execution,
         clock: StageClock,
     ) -> PruneReport:
-        rows = [len(positions) for positions in result.layer_positions]
+        finished = execution.finished
+        rows = [len(positions) for positions in execution.layer_positions]
         speeds = state.controller.speeds
         thresholds = dict(self._controller.thresholds())
         thresholds |= {"tau_scene": self._static.tau_scene, "tau_wrist": self._static.tau_wrist}
@@ -326,14 +351,15 @@ class Policy:
             method=self.pruner.name,
             mode=state.controller.mode,
             query_number=state.query_number,
-            kept_positions=tuple(p.cpu().numpy() for p in result.layer_positions),
+            kept_positions=execution.layer_positions,
             cameras=finished.cameras,
             dynamic_layers=finished.dynamic_layers,
             stage_ms=dict(clock.stage_ms),
-            flops=self.decoder_shape.flops(rows, result.layer_keys),
+            flops=self.decoder_shape.flops(rows, execution.layer_keys),
             dense_flops=self.decoder_shape.dense_flops(layout.length),
             dense_refresh=finished.dense_refresh,
-            cold=self._cold,
+            cold=self._cold or execution.cold,
+            runtime=self._executor.name,
             thresholds=thresholds,
             speeds={
                 "translation": speeds.translation,

@@ -45,7 +45,9 @@ class CameraTokens:
 
     tokens_in: patches of the camera. The three sets overlap; ``kept_static`` is the size of their
     union that left the static stage. ``kept_dynamic[i]`` is what was left after
-    ``PruneReport.dynamic_layers[i]``.
+    ``PruneReport.dynamic_layers[i]``. Where rows are kept in fixed numbers (runtime ``graph`` or
+    ``static``), ``trimmed`` members of the union were dropped in the static stage to fit, or
+    ``filled`` patches beyond it were kept.
     """
 
     name: str
@@ -55,6 +57,8 @@ class CameraTokens:
     local_set: int
     kept_static: int
     kept_dynamic: tuple[int, ...] = ()
+    trimmed: int = 0
+    filled: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class PruneReport:
     flops: of the decoder with these rows (2 per multiply-add); dense_flops: with every row.
     query_number: 0 for the first query of an episode.
     dense_refresh: the query kept everything on purpose (first query, periodic refresh).
-    cold: the first query of the process, whose time includes one-off work.
+    cold: the query's time includes one-off work: the first of the process, or one whose program
+        was not prepared.
+    runtime: how it was run: ``eager`` (exact sets), ``static`` or ``graph`` (fixed numbers).
     """
 
     method: str
@@ -81,6 +87,7 @@ class PruneReport:
     dense_flops: float = 0.0
     dense_refresh: bool = False
     cold: bool = False
+    runtime: str = "eager"
     thresholds: Mapping[str, float] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
 

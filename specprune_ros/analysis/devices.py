@@ -67,19 +67,20 @@ def find_devices(names: list[str]) -> list[Device]:
     return [measure_cpu() if name == THIS_CPU else DEVICES[name] for name in names]
 
 
-def measure_cpu() -> Device:
-    """Peak and bandwidth of one thread of this CPU in float32, the best of a few runs.
+def measure_cpu(dtype: torch.dtype = torch.float32) -> Device:
+    """Peak and bandwidth of one thread of this CPU for a type, the best of a few runs.
 
     CPU time, not wall time: a busy machine takes the core away, but not the result.
     """
     generator = torch.Generator().manual_seed(0)
-    a = torch.rand(_GEMM, _GEMM, generator=generator)
-    b = torch.rand(_GEMM, _GEMM, generator=generator)
+    a = torch.rand(_GEMM, _GEMM, generator=generator).to(dtype)
+    b = torch.rand(_GEMM, _GEMM, generator=generator).to(dtype)
     source, target = torch.ones(_COPY), torch.empty(_COPY)
     peak = 2 * _GEMM**3 / _best(lambda: torch.mm(a, b))
     bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source))
-    return Device(THIS_CPU, peak, bandwidth, "measured",
-                  f"one thread, float32: GEMM of {_GEMM}, copy of {source.nbytes // 2**20} MB", 4)
+    name = str(dtype).removeprefix("torch.")
+    return Device(THIS_CPU, peak, bandwidth, "measured", f"one thread, {name}: GEMM of {_GEMM}, "
+                  f"copy of {source.nbytes // 2**20} MB", dtype.itemsize)
 
 
 def _best(work: Callable[[], object]) -> float:

@@ -19,12 +19,15 @@ from specprune_ros.types import CameraTokens, Mode
 
 
 class Tokens(Protocol):
-    """Rows that are alive: hidden [1, n, D] and absolute positions [n]."""
+    """Rows that are alive: hidden [1, n, D] and absolute positions [n].
+
+    ``select(rows, padded=False)`` says that no padding is among the rows kept.
+    """
 
     hidden: torch.Tensor
     positions: torch.Tensor
 
-    def select(self, rows: torch.Tensor) -> Tokens: ...
+    def select(self, rows: torch.Tensor, padded: bool = True) -> Tokens: ...
 
     def with_hidden(self, hidden: torch.Tensor) -> Tokens: ...
 

@@ -7,8 +7,9 @@ import torch
 
 from specprune_ros.pruning.config import DynamicConfig
 
-_EPS = 1e-8
-_SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
+EPS = 1e-8
+LEAST_ENTROPY = 1e-3  # a one-hot layer would weigh 1 / eps and wipe out all others for good
+SCALE_FREE_SLOPE = 8.0  # the last rank weighs 2 sigma(-8) = 7e-4 of the first, whatever n is
 
 
 def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
@@ -18,18 +19,17 @@ def rank_weights(attention: torch.Tensor, slope: float | None) -> torch.Tensor:
     """
     n = len(attention)
     order = torch.sort(attention, descending=True, stable=True).indices
-    ranks = torch.empty(n, dtype=torch.float64, device=attention.device)
-    ranks[order] = torch.arange(n, dtype=torch.float64, device=attention.device)
-    k = _SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
-    weights = torch.sigmoid(-k * ranks)
-    return weights / weights.sum()
+    k = SCALE_FREE_SLOPE / max(n, 1) if slope is None else slope
+    places = torch.arange(n, dtype=torch.float64, device=attention.device)
+    weights = torch.sigmoid(-k * places)
+    return torch.empty_like(weights).scatter_(0, order, weights / weights.sum())
 
 
 def _entropy(rows: torch.Tensor) -> torch.Tensor:
     """Mean over rows [Q, n] of the entropy (nats) of each, renormalised over the visual tokens."""
     p = rows.double()
     p = p / p.sum(-1, keepdim=True).clamp_min(1e-300)
-    return -(p * p.clamp_min(1e-300).log()).sum(-1).mean()
+    return torch.special.entr(p).sum(-1).mean()
 
 
 def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
@@ -37,15 +37,14 @@ def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
     n = rows.shape[-1]
     if n <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    # A one-hot layer would have weight 1 / eps and wipe out every other layer for good.
-    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(1e-3)
+    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(LEAST_ENTROPY)
 
 
 def entropy_nats_confidence(rows: torch.Tensor) -> torch.Tensor:
     """1 / mean entropy of rows [Q, n], as the paper's second version prints it."""
     if rows.shape[-1] <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    return 1.0 / _entropy(rows).clamp_min(1e-3)
+    return 1.0 / _entropy(rows).clamp_min(LEAST_ENTROPY)
 
 
 def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
@@ -53,7 +52,7 @@ def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:
     if rows.shape[-1] == 0:
         return torch.ones((), dtype=torch.float64, device=rows.device)
     rows = rows.double()
-    return rows.mean() / (rows.std(unbiased=False) + _EPS)
+    return rows.mean() / (rows.std(unbiased=False) + EPS)
 
 
 CONFIDENCE = {
@@ -87,7 +86,7 @@ def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> 
     the same tokens are chosen on every device.
     """
     by_membership = torch.sort(protected.to(torch.int8), descending=True, stable=True).indices
-    by_score = torch.sort(scores[by_membership], descending=True, stable=True).indices
+    ranked = scores.index_select(0, by_membership)
+    by_score = torch.sort(ranked, descending=True, stable=True).indices
     mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    mask[by_membership[by_score[:keep]]] = True
-    return mask
+    return mask.index_fill_(0, by_membership.index_select(0, by_score[:keep]), True)

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
-# Turns raw camera images into uint8 [n_cam, S, S, 3], exactly what the vision towers see.
-Prepare = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+# Turns raw camera images into uint8 [n_cam, S, S, 3], exactly what the vision towers see: an array,
+# or a tensor where the device prepares them.
+Prepare = Callable[[Mapping[str, np.ndarray]], Any]
 
 RING_CAPACITY = 16  # control periods; the largest T of the paper is 11
 
@@ -31,10 +32,10 @@ class Frame:
         self.cameras = cameras
         self._images: Mapping[str, np.ndarray] | None = dict(images)
         self._prepare = prepare
-        self._pixels: np.ndarray | None = None
+        self._pixels: Any = None
 
     @property
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> Any:
         """uint8 [n_cam, S, S, 3]."""
         if self._pixels is None:
             self._pixels = self._prepare(self._images)

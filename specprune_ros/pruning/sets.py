@@ -6,13 +6,7 @@ import torch
 
 def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Mask [N] of the k largest finite scores [N]; ties go to the lower index on every device."""
-    finite = torch.isfinite(scores)
-    mask = torch.zeros_like(finite)
-    # A NaN sorts above every number: it must not use up a place.
-    ranked = torch.where(finite, scores, -torch.inf)
-    order = torch.sort(ranked, descending=True, stable=True).indices[: max(k, 0)]
-    mask[order] = True
-    return mask & finite
+    return top_k_per_camera(scores[None], [k])[0]
 
 
 def split_evenly(k: int, parts: int) -> list[int]:
@@ -21,9 +15,19 @@ def split_evenly(k: int, parts: int) -> list[int]:
     return [share + (part < rest) for part in range(parts)]
 
 
-def top_k_per_camera(scores: torch.Tensor, budgets: list[int]) -> torch.Tensor:
-    """Mask [n_cam, N]: each camera's own top-k; scores are never pooled across cameras."""
-    return torch.stack([top_k(row, k) for row, k in zip(scores, budgets)])
+def top_k_per_camera(scores: torch.Tensor, *budgets: list[int]) -> torch.Tensor:
+    """Mask [n_cam, N]: each camera's own top-k; scores are never pooled across cameras.
+
+    Several lists of budgets give as many masks, [len(budgets), n_cam, N], for one sort.
+    """
+    finite = torch.isfinite(scores)
+    # A NaN sorts above every number: it must not use up a place.
+    ranked = torch.where(finite, scores, -torch.inf)
+    order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
+    wanted = torch.tensor(budgets, device=scores.device)[..., None]
+    first = torch.arange(scores.shape[-1], device=scores.device) < wanted  # by rank
+    masks = torch.empty_like(first).scatter_(-1, order.expand(first.shape), first) & finite
+    return masks if len(budgets) > 1 else masks[0]
 
 
 def changed_patches(similarity: torch.Tensor, tau: float, k: int, rule: str) -> torch.Tensor:

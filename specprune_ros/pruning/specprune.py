@@ -20,6 +20,7 @@ from specprune_ros.pruning.dynamic import (
     kept_count,
     updated_scores,
 )
+from specprune_ros.pruning.schedule import Schedule
 from specprune_ros.pruning.sets import changed_patches, split_evenly, top_k_per_camera
 from specprune_ros.pruning.similarity import patch_similarity
 from specprune_ros.types import CameraTokens, Mode
@@ -60,8 +61,8 @@ class SpecPruneSession(PruneSession):
         layout, device = context.layout, context.device
         self.shape = (len(layout.cameras), layout.patches_per_camera)
         self.budgets = [config.budgets.of(name, context.mode) for name in layout.cameras]
-        self.history = self._usable_history()
-        self.dense = self._is_dense_query()
+        self.history = usable_history(context, self.schedule)
+        self.dense = is_dense_query(config, context, self.history)
         self.alive = torch.ones(self.shape, dtype=torch.bool, device=device)
         empty = torch.zeros(self.shape, dtype=torch.bool, device=device)
         self.global_set = empty if self.dense else self._global_set(empty)
@@ -76,33 +77,19 @@ class SpecPruneSession(PruneSession):
         self._confidence = dict(self.history.confidence) if self.history else {}
         self._instruction = _positions(layout.instruction, device)
         self._readout = _positions(layout.readout, device)
+        self._patches = _positions(layout.visual, device)  # positions of those alive, ascending
+        self._seen: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
     # The three sets ------------------------------------------------------------------------
-
-    def _usable_history(self) -> QueryHistory | None:
-        """The previous query's, unless the settings or the cameras have changed since."""
-        history = self.context.history
-        if not isinstance(history, QueryHistory) or history.layers != self.schedule.global_:
-            return None
-        return history if history.scores.shape[1:] == self.shape else None
-
-    def _is_dense_query(self) -> bool:
-        number, config = self.context.query_number, self.config
-        if config.first_query == "dense" and self.history is None:
-            return True
-        return number > 0 and config.refresh_every > 0 and number % config.refresh_every == 0
 
     def _global_set(self, empty: torch.Tensor) -> torch.Tensor:
         """V_global: the union over the global layers of each one's share of the budget."""
         history, static = self.history, self.config.static
         if history is None or not static.use_global:
             return empty
-        mode = history.mode if static.global_budget == "previous" else self.context.mode
-        budgets = [self.config.budgets.of(name, mode) for name in self.layout.cameras]
-        shares = [split_evenly(budget.global_, len(history.scores)) for budget in budgets]
-        chosen = empty.clone()
-        for layer, scores in enumerate(history.scores):
-            chosen |= top_k_per_camera(scores, [share[layer] for share in shares])
+        chosen, every = empty.clone(), global_shares(self.config, self.context, history)
+        for scores, shares in zip(history.scores, every):
+            chosen |= top_k_per_camera(scores, shares)
         return chosen
 
     def _dynamic_set(self, empty: torch.Tensor) -> torch.Tensor:
@@ -152,9 +139,10 @@ class SpecPruneSession(PruneSession):
         if static.use_local:
             scores = self._text_scores(attention)
             wanted = [budget.local for budget in self.budgets]
-            self.local_set = self.local_set | top_k_per_camera(scores, wanted)
             wide = [k * static.interim_factor for k in wanted]
-            interim = self.local_set | top_k_per_camera(scores, wide)
+            chosen, interim = top_k_per_camera(scores, wanted, wide)
+            self.local_set = self.local_set | chosen
+            interim = interim | self.local_set
         if static.interim_factor == 0 and not last:
             return
         kept = self.global_set | self.dynamic_set | (self.local_set if last else interim)
@@ -165,40 +153,50 @@ class SpecPruneSession(PruneSession):
 
     def _drop_dead(self, state: Tokens) -> None:
         """Mark the rows of ``state`` that stay: everything but the dead patches."""
-        keep = torch.ones(self.layout.length, dtype=torch.bool, device=state.positions.device)
-        keep[1 : 1 + self.layout.visual_tokens] = self.alive.flatten()
-        self._pending = torch.nonzero(keep[state.positions]).squeeze(1)
+        others = self.layout.length - self.layout.visual_tokens
+        rows = len(state.positions)
+        # BOS is row 0, then come the patches, then the rest.
+        patches = state.positions[1 : 1 + rows - others]
+        alive = self.alive.flatten().index_select(0, patches - self.layout.visual.start)
+        chosen = torch.nonzero(alive).squeeze(1)
+        self._patches = patches.index_select(0, chosen)
+        rest = torch.arange(1 + rows - others, rows, device=chosen.device)
+        self._pending = torch.cat([chosen.new_zeros(1), chosen + 1, rest])
 
     # Scores --------------------------------------------------------------------------------
 
-    def _alive_positions(self) -> torch.Tensor:
-        """Absolute positions [n] of the patches that are still there, ascending."""
-        return torch.nonzero(self.alive.flatten()).squeeze(1) + self.layout.visual.start
-
     def _text_scores(self, attention: Attention) -> torch.Tensor:
         """Eq. 1 between the instruction and the patches, either direction: [n_cam, N]."""
-        patches = self._alive_positions()
+        patches = self._patches
         if self.config.static.direction == "text_to_vision":
             weights = attention.weights(self._instruction, patches).mean((0, 1))
         else:
             weights = attention.weights(patches, self._instruction).mean((0, 2))
         return self._scatter(weights, patches)
 
+    def _readout_rows(self, layer: int, attention: Attention) -> torch.Tensor:
+        """What the rows that the action head reads see, mean over heads, [Q, n alive].
+
+        Recomputed only for another layer, or after a drop.
+        """
+        patches = self._patches
+        if self._seen is None or self._seen[0] != layer or self._seen[1] is not patches:
+            self._seen = layer, patches, attention.weights(self._readout, patches).mean(0)
+        return self._seen[2]
+
     def _scatter(self, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Values of patches -> [n_cam, N], -inf elsewhere."""
         full = torch.full(
             (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
         )
-        full[positions - self.layout.visual.start] = values
+        full.index_copy_(0, positions - self.layout.visual.start, values)
         return full.reshape(self.shape)
 
     def _remember(self, layer: int, attention: Attention) -> None:
         """Scores for the next query's V_global; patches not alive keep a decayed old score."""
         static = self.config.static
         if static.global_rows == "readout":
-            patches = self._alive_positions()
-            weights = attention.weights(self._readout, patches).mean((0, 1))
-            scores = self._scatter(weights, patches)
+            scores = self._scatter(self._readout_rows(layer, attention).mean(0), self._patches)
         else:
             scores = self._text_scores(attention)
         if self.history is not None and static.carry > 0:
@@ -207,31 +205,30 @@ class SpecPruneSession(PruneSession):
         self._global_scores[layer] = scores
 
     def _update_scores(self, layer: int, attention: Attention) -> None:
-        dynamic = self.config.dynamic
-        patches = self._alive_positions()
+        dynamic, patches = self.config.dynamic, self._patches
         if not len(patches):
             return  # nothing to score, and no confidence to keep for the episode
-        rows = attention.weights(self._readout, patches).mean(0)  # [Q, n]
+        rows = self._readout_rows(layer, attention)
         confidence = self._confidence.get(layer)
         if confidence is None:
             confidence = CONFIDENCE[dynamic.confidence](rows)
             if dynamic.confidence_per == "episode":
                 self._confidence[layer] = confidence
         flat, index = self._scores.flatten(), patches - self.layout.visual.start
-        flat[index] = updated_scores(flat[index], rows, confidence, dynamic)
-        self._scores = flat.reshape(self.shape)
+        scores = updated_scores(flat.index_select(0, index), rows, confidence, dynamic)
+        self._scores = flat.index_copy(0, index, scores).reshape(self.shape)
 
     def _prune_dynamic(self, state: Tokens) -> None:
-        visual = int(self.alive.sum())
+        visual = len(self._patches)
         others = self.layout.length - self.layout.visual_tokens
         keep = kept_count(visual, visual + others, self.config.dynamic)
         if keep < visual:
-            index = torch.nonzero(self.alive.flatten()).squeeze(1)
-            mask = highest_scored(
-                self._scores.flatten()[index], self.global_set.flatten()[index], keep
+            index = self._patches - self.layout.visual.start
+            scores, member = (
+                x.flatten().index_select(0, index) for x in (self._scores, self.global_set)
             )
-            alive = torch.zeros_like(self.alive).flatten()
-            alive[index[mask]] = True
+            alive = torch.zeros(self.alive.numel(), dtype=torch.bool, device=index.device)
+            alive.index_copy_(0, index, highest_scored(scores, member, keep))
             self.alive = alive.reshape(self.shape)
             self._drop_dead(state)
         elif visual <= self.config.dynamic.floor:
@@ -266,6 +263,36 @@ class SpecPruneSession(PruneSession):
             dense_refresh=self.dense,
             dynamic_layers=self.schedule.prune[:done],
         )
+
+
+def usable_history(context: QueryContext, schedule: Schedule) -> QueryHistory | None:
+    """The previous query's, unless the settings or the cameras have changed since."""
+    history, layout = context.history, context.layout
+    if not isinstance(history, QueryHistory) or history.layers != schedule.global_:
+        return None
+    shape = (len(layout.cameras), layout.patches_per_camera)
+    return history if history.scores.shape[1:] == shape else None
+
+
+def is_dense_query(
+    config: SpecPruneConfig, context: QueryContext, history: QueryHistory | None
+) -> bool:
+    """Whether the query keeps everything on purpose."""
+    number = context.query_number
+    if config.first_query == "dense" and history is None:
+        return True
+    return number > 0 and config.refresh_every > 0 and number % config.refresh_every == 0
+
+
+def global_shares(
+    config: SpecPruneConfig, context: QueryContext, history: QueryHistory
+) -> list[list[int]]:
+    """Each global layer's share of V_global's budget, per camera."""
+    previous = config.static.global_budget == "previous"
+    mode = history.mode if previous else context.mode
+    budgets = [config.budgets.of(name, mode) for name in context.layout.cameras]
+    shares = [split_evenly(budget.global_, len(history.layers)) for budget in budgets]
+    return [list(layer) for layer in zip(*shares)]
 
 
 def _positions(span: range, device: torch.device) -> torch.Tensor:

@@ -78,7 +78,8 @@ class DecoderShape:
         With equal widths it takes n (8 D^2 + 6 D I) + 4 n m D FLOPs.
         """
         d, q, k = self.hidden, self.query_width, self.key_width
-        products = [(d, q), (d, k), (d, k), (q, d), (d, self.mlp), (d, self.mlp), (self.mlp, d)]
+        # Query, key and value are one product, and so are gate and up.
+        products = [(d, q + 2 * k), (q, d), (d, 2 * self.mlp), (self.mlp, d)]
         return total(
             [linear(rows, a, b, bias=False) for a, b in products] + [attention(rows, keys, q, k)]
         )
@@ -122,7 +123,7 @@ class TowerShape:
         embed = linear(images * self.patches, pixels, d)
         # Pixels outside the grid of patches are read, too.
         ragged = images * (3 * self.image_size**2 - self.patches * pixels)
-        block = [linear(images * tokens, d, d)] * 4
+        block = [linear(images * tokens, d, 3 * d), linear(images * tokens, d, d)]
         block += [linear(images * tokens, d, self.mlp), linear(images * tokens, self.mlp, d)]
         block += [attention(tokens, tokens, d, d, images)]
         return embed + Cost(activations=ragged) + total(block * self.blocks)

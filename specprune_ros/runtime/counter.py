@@ -1,4 +1,4 @@
-"""Counts what a network really computes, by hooks on its modules.
+"""Counts what a network really computes, as its parts call torch.
 
     with OperationCounter(model) as counter:
         policy.predict(observation)
@@ -22,6 +22,9 @@ OTHER = "other"
 _PRODUCTS = {
     torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm
 }
+# A layer's products: with weight [out, in] (or kernels), or added to rows with weight [in, out].
+_LAYERS = {F.linear, F.conv2d}
+_ADDED = {torch.addmm, torch.Tensor.addmm_}
 
 
 class OperationCounter(TorchFunctionMode):
@@ -50,9 +53,6 @@ class OperationCounter(TorchFunctionMode):
                 child.register_forward_pre_hook(self._enter(name)),
                 child.register_forward_hook(self._leave, always_call=True),
             ]
-            for module in child.modules():
-                if isinstance(module, (nn.Linear, nn.Conv2d)):
-                    self._handles.append(module.register_forward_hook(self._layer(name)))
         super().__enter__()
         return self
 
@@ -71,29 +71,30 @@ class OperationCounter(TorchFunctionMode):
     def _leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self._running.pop()
 
-    def _layer(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: torch.Tensor) -> None:
-            weight, moved = module.weight, arguments[0].numel() + output.numel()
-            # Each output element is a dot product with one row (or kernel) of the weight.
-            flops = 2 * output.numel() * weight[0].numel()
-            bias = 0 if module.bias is None else module.bias.numel()
-            self.parts[name] += Cost(flops, weight.numel() + bias, moved)
-
-        return hook
-
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        part = self._running[-1] if self._running else OTHER
         if func is F.scaled_dot_product_attention:
             names = ("query", "key", "value")[len(args) :]
             query, key, value = (*args[:3], *(kwargs[name] for name in names))
-            part = self._running[-1] if self._running else OTHER
             heads = query.shape[:-2].numel()
             rows, keys = query.shape[-2], key.shape[-2]
             flops = 2 * heads * rows * keys * (query.shape[-1] + value.shape[-1])
             self.parts[part] += Cost(flops, 0, sum(t.numel() for t in (query, key, value, result)))
+        elif func in _LAYERS:
+            names = ("input", "weight", "bias")[len(args) :]
+            rows, weight, bias = (*args[:3], *(kwargs.get(name) for name in names))
+            # Each output element is a dot product with one row (or kernel) of the weight.
+            flops = 2 * result.numel() * weight[0].numel()
+            held = weight.numel() + (0 if bias is None else bias.numel())
+            self.parts[part] += Cost(flops, held, rows.numel() + result.numel())
+        elif func in _ADDED:
+            rows, weight = args[1:3]
+            flops = 2 * result.numel() * rows.shape[-1]
+            self.parts[part] += Cost(flops, weight.numel(), rows.numel() + result.numel())
         elif func in _PRODUCTS:
             flops = 2 * result.numel() * args[0].shape[-1]
             self.parts[OTHER] += Cost(flops, 0, args[0].numel() + args[1].numel() + result.numel())

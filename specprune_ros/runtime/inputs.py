@@ -5,6 +5,7 @@ Frames stay raw until they are needed: most are never compared with.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Mapping
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 
 from specprune_ros.errors import ObservationError
 from specprune_ros.pruning.frames import Frame
+from specprune_ros.runtime.frames import FramePreparer
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_layout
-from specprune_ros.vla.openvla_oft.preprocess import check_image, normalize_pixels, prepare_image
+from specprune_ros.vla.openvla_oft.preprocess import check_image, prepare_image
 from specprune_ros.vla.openvla_oft.statistics import Statistics
 from specprune_ros.vla.openvla_oft.text import Prompt
 
@@ -40,6 +42,10 @@ class QueryInputs:
         self._center_crop = center_crop
         self._jpeg_roundtrip = jpeg_roundtrip
         self._warned_no_proprio = False
+        self._on_device: FramePreparer | None = None
+        if self.model.device.type == "cuda":
+            size = self.model.config.image_size
+            self._on_device = FramePreparer(self.model.device, size, center_crop, jpeg_roundtrip)
 
     def prompt(self, instruction: str) -> Prompt:
         if not isinstance(instruction, str):
@@ -73,6 +79,18 @@ class QueryInputs:
         check_layout(self.model.config, layout)
         return layout
 
+    def typical_layouts(
+        self, cameras: tuple[str, ...], proprio: bool, longest: int = 64
+    ) -> list[TokenLayout]:
+        """Layouts of prompts of all lengths up to ``longest`` tokens, a short one first."""
+        prompt = self.prompt("warm up")
+        first, last = prompt.instruction_span
+        layout = self.layout(cameras, prompt, proprio)
+        return [layout] + [
+            replace(layout, prompt_tokens=n, instruction_span=(first, last + n - len(prompt.ids)))
+            for n in range(len(prompt.ids), longest + 1)
+        ]
+
     def frame(
         self, images: Mapping[str, np.ndarray], stamp: float, copy: bool = False
     ) -> Frame:
@@ -82,24 +100,25 @@ class QueryInputs:
             checked = {name: image.copy() for name, image in checked.items()}
         return Frame(stamp, cameras, checked, self._prepare)
 
-    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees."""
+    def learn(self, images: Mapping[str, np.ndarray]) -> None:
+        """Get ready for pictures of these sizes, outside of a query."""
+        if self._on_device is not None:
+            self._on_device.learn([images[name] for name in ordered_cameras(images)])
+
+    def _prepare(self, images: Mapping[str, np.ndarray]) -> np.ndarray | torch.Tensor:
+        """Raw images -> uint8 [n_cam, S, S, 3], what the policy sees; on the device with CUDA."""
+        ordered = [images[name] for name in ordered_cameras(images)]
+        if self._on_device is not None:
+            return self._on_device(ordered)
         size = self.model.config.image_size
-        return np.stack(
-            [
-                prepare_image(images[name], size, self._center_crop, self._jpeg_roundtrip)
-                for name in ordered_cameras(images)
-            ]
-        )
+        return np.stack([
+            prepare_image(image, size, self._center_crop, self._jpeg_roundtrip)
+            for image in ordered
+        ])
 
     def pixels(self, frame: Frame) -> torch.Tensor:
         """float32 [n_cam, 6, S, S]: the channels of both towers."""
-        towers = (self.model.config.dino, self.model.config.siglip)
-        stacked = [
-            np.concatenate([normalize_pixels(image, t.mean, t.std) for t in towers])
-            for image in frame.pixels
-        ]
-        return torch.from_numpy(np.stack(stacked))
+        return self.model.pixel_values(torch.as_tensor(frame.pixels))
 
 
 def ordered_cameras(images: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ DECLARED_AS = {
     "tokenizers": ("tokenizers", None),
     "torch": ("torch", None),
     "transformers": ("transformers", None),
+    "triton": ("torch", None),  # comes with its CUDA builds
     "yaml": ("pyyaml", "python3-yaml"),
     # Not on the package index: imported where a ROS is sourced.
     "cv_bridge": (None, "cv_bridge"),

@@ -6,7 +6,7 @@ With batch 1 and no padding the mask of OpenVLA-OFT's bidirectional attention is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Iterator, Protocol
+from typing import Iterator, Protocol, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,11 @@ from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
-    apply_rotary_pos_emb,
 )
 
 from specprune_ros.errors import ConfigurationError
+from specprune_ros.vla.openvla_oft.elementwise import rms_norm
+from specprune_ros.vla.openvla_oft.layers import FusedLayer, LayerMath, PlainLayer
 from specprune_ros.vla.openvla_oft.weights import Source
 
 _PROBE_ROWS = 64  # rows of attention computed at once; the read-out rows of LIBERO are 56
@@ -29,21 +30,28 @@ _PROBE_ROWS = 64  # rows of attention computed at once; the read-out rows of LIB
 class TokenState:
     """The rows that are alive, in ascending order of absolute position.
 
-    hidden [1, n, D]; positions [n] int64; cos, sin [1, n, head_dim].
+    hidden [1, n, D]; positions [n] int64; cos, sin [1, n, head_dim]. real [n] bool: False for
+    padding, to which nothing attends; None where there is none.
     """
 
     hidden: torch.Tensor
     positions: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
+    real: torch.Tensor | None = None
 
-    def select(self, rows: torch.Tensor) -> TokenState:
-        """Keep these rows (indices into the present ones, ascending)."""
+    def select(self, rows: torch.Tensor, padded: bool = True) -> TokenState:
+        """Keep these rows (indices into the present ones, ascending).
+
+        padded: whether padding may be among them, if there is any.
+        """
+        real = self.real if padded else None
         return TokenState(
             self.hidden.index_select(1, rows),
             self.positions.index_select(0, rows),
             self.cos.index_select(1, rows),
             self.sin.index_select(1, rows),
+            None if real is None else real.index_select(0, rows),
         )
 
     def with_hidden(self, hidden: torch.Tensor) -> TokenState:
@@ -54,7 +62,8 @@ class TokenState:
 class AttentionProbe:
     """What one layer attended to, recomputed on demand for a few rows only.
 
-    positions [n]: absolute positions of the query rows; key_positions [m] of the keys.
+    positions [n]: absolute positions of the query rows; key_positions [m] of the keys. real [m]
+    bool: False for keys that are padding; None where there is none.
     """
 
     query: torch.Tensor  # [1, H, n, head_dim], rotated
@@ -62,6 +71,7 @@ class AttentionProbe:
     scaling: float
     positions: torch.Tensor
     key_positions: torch.Tensor
+    real: torch.Tensor | None = None
 
     def weights(
         self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
@@ -71,17 +81,36 @@ class AttentionProbe:
         keys [K]: give only the columns of these absolute positions, [H, Q, K]. The softmax runs
         over all keys either way, for a block of rows at a time.
         """
-        rows = torch.searchsorted(self.positions, query_positions)
-        columns = None if keys is None else torch.searchsorted(self.key_positions, keys)
-        query = self.query[0].index_select(1, rows).float()  # [H, Q, d]
+        query = _pick(self.query[0], 1, self.positions, query_positions).float()  # [H, Q, d]
         key = self.key[0].float()  # [H_kv, m, d]
         if len(key) != len(query):
             key = key.repeat_interleave(len(query) // len(key), dim=0)
+        query, key = query * self.scaling, key.transpose(1, 2)
         blocks = []
         for block in query.split(_PROBE_ROWS, dim=1):
-            weights = torch.softmax(block @ key.transpose(1, 2) * self.scaling, dim=-1)
-            blocks.append(weights if columns is None else weights.index_select(2, columns))
+            logits = block @ key
+            if self.real is not None:
+                logits = logits.masked_fill(~self.real, -torch.inf)
+            weights = torch.softmax(logits, dim=-1)
+            blocks.append(
+                weights if keys is None else _pick(weights, 2, self.key_positions, keys)
+            )
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+def _pick(
+    values: torch.Tensor, dim: int, positions: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Entries along a dimension by absolute position; both lists ascend.
+
+    Text and read-out rows, and the patches alive, lie side by side: then it is a view. Only the CPU
+    can tell without waiting for a device.
+    """
+    if wanted.device.type == "cpu" and len(wanted):
+        first, last = positions.numpy().searchsorted(wanted.numpy()[[0, -1]])
+        if last - first == len(wanted) - 1:
+            return values.narrow(dim, int(first), len(wanted))
+    return values.index_select(dim, torch.searchsorted(positions, wanted))
 
 
 class DecoderSession(Protocol):
@@ -126,6 +155,27 @@ class Decoder(nn.Module):
         # Built on first use: its buffer must not be made on the meta device.
         self._rotary: LlamaRotaryEmbedding | None = None
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._fused: list[LayerMath] | None = None
+
+    def fuse(self) -> None:
+        """Join the matrices that read the same rows, for inference; weights stop training."""
+        config = self.config
+        if config.hidden_act == "silu" and not (config.attention_bias or config.mlp_bias):
+            self._fused = [FusedLayer.of(layer) for layer in self.layers]
+
+    def layer_math(self, fused: bool = True) -> list[LayerMath]:
+        """The arithmetic of each layer; ``fused=False`` leaves fused matrices aside."""
+        if fused and self._fused is not None:
+            return self._fused
+        return [PlainLayer(layer) for layer in self.layers]
+
+    def _apply(self, fn, recurse: bool = True):
+        # Moved or converted, parameters are tensors of their own again.
+        super()._apply(fn, recurse)
+        self._rotary = self._tables = None
+        if self._fused is not None:
+            self.fuse()
+        return self
 
     def rope_tables(self, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin [1, length, head_dim], computed once and sliced."""
@@ -137,10 +187,16 @@ class Decoder(nn.Module):
         return self._tables[0][:, :length], self._tables[1][:, :length]
 
     def forward(
-        self, embeddings: torch.Tensor, readout: torch.Tensor, session: DecoderSession
+        self,
+        embeddings: torch.Tensor,
+        readout: torch.Tensor,
+        session: DecoderSession,
+        real: torch.Tensor | None = None,
+        fused: bool = True,
     ) -> DecoderOutput:
         """embeddings [1, S, D] of the full sequence; readout [R] absolute positions.
 
+        real [S] bool: False for padding rows. fused: use the fused matrices where there are.
         Raises ConfigurationError for a batch: rows are dropped for one query at a time.
         """
         batch, length = embeddings.shape[:2]
@@ -148,46 +204,79 @@ class Decoder(nn.Module):
             raise ConfigurationError(f"the decoder runs one query at a time, not {batch}")
         cos, sin = self.rope_tables(length, embeddings)
         positions = torch.arange(length, device=embeddings.device)
-        state = TokenState(embeddings, positions, cos, sin)
+        state = TokenState(embeddings, positions, cos, sin, real)
+        bias = _Bias()
         layer_positions, layer_keys = [], []
-        for index, layer in enumerate(self.layers):
+        for index, math in enumerate(self.layer_math(fused)):
             state = session.before_layer(index, state)
             layer_positions.append(state.positions)
             if session.skips(index):
                 layer_keys.append(0)
                 continue
-            state, probe = _run_layer(layer, index, state, session)
+            state, probe = self._run_layer(math, index, state, session, bias.of(state))
             layer_keys.append(probe.key.shape[2])
             session.after_layer(index, state, probe)
         rows = torch.searchsorted(state.positions, readout)
-        states = self.norm(state.hidden[0].index_select(0, rows))
+        picked = state.hidden[0].index_select(0, rows)
+        states = rms_norm(picked, self.norm.weight, self.norm.variance_epsilon)
         return DecoderOutput(states, tuple(layer_positions), tuple(layer_keys))
 
+    def run_layers(
+        self, hidden: torch.Tensor, layers: Sequence[int], session: DecoderSession
+    ) -> torch.Tensor:
+        """Rows [1, n, D] after some layers, at positions 0 to n - 1."""
+        cos, sin = self.rope_tables(hidden.shape[1], hidden)
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        state, math = TokenState(hidden, positions, cos, sin), self.layer_math()
+        for index in layers:
+            state, _ = self._run_layer(math[index], index, state, session, None)
+        return state.hidden
 
-def _run_layer(
-    layer: LlamaDecoderLayer, index: int, state: TokenState, session: DecoderSession
-) -> tuple[TokenState, AttentionProbe]:
-    attention = layer.self_attn
-    hidden = state.hidden
-    n = hidden.shape[1]
-    normed = layer.input_layernorm(hidden)
-    query = attention.q_proj(normed).view(1, n, -1, attention.head_dim).transpose(1, 2)
-    key = attention.k_proj(normed).view(1, n, -1, attention.head_dim).transpose(1, 2)
-    value = attention.v_proj(normed).view(1, n, -1, attention.head_dim).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, state.cos, state.sin)
-    key, value, key_positions = session.keys_values(index, state, key, value)
-    attended = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        scale=attention.scaling,
-        enable_gqa=attention.num_key_value_groups > 1,
-    )
-    attended = attended.transpose(1, 2).reshape(1, n, -1)
-    hidden = hidden + attention.o_proj(attended)
-    hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    probe = AttentionProbe(query, key, attention.scaling, state.positions, key_positions)
-    return state.with_hidden(hidden), probe
+    def _run_layer(
+        self,
+        math: LayerMath,
+        index: int,
+        state: TokenState,
+        session: DecoderSession,
+        bias: torch.Tensor | None,
+    ) -> tuple[TokenState, AttentionProbe]:
+        attention = self.layers[index].self_attn
+        query, key, value = math.project(state.hidden, state.cos, state.sin)
+        key, value, key_positions = session.keys_values(index, state, key, value)
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias,
+            scale=attention.scaling,
+            enable_gqa=attention.num_key_value_groups > 1,
+        )
+        attended = attended.transpose(1, 2).reshape(1, query.shape[2], -1)
+        hidden = math.finish(state.hidden, attended)
+        probe = AttentionProbe(
+            query, key, attention.scaling, state.positions, key_positions, state.real
+        )
+        return state.with_hidden(hidden), probe
+
+
+class _Bias:
+    """What padding adds to the attention of every row, made once for the same set of rows."""
+
+    def __init__(self) -> None:
+        self._real: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+
+    def of(self, state: TokenState) -> torch.Tensor | None:
+        """[1, 1, n, n], 0 or -inf; None without padding."""
+        if state.real is None:
+            return None
+        if state.real is not self._real:
+            self._real = state.real
+            n, hidden = len(state.positions), state.hidden
+            row = torch.zeros(n, dtype=hidden.dtype, device=hidden.device)
+            row.masked_fill_(~state.real, -torch.inf)
+            self._bias = row.expand(1, 1, n, n)
+        return self._bias
 
 
 _LAYER_NAMES = (

@@ -5,7 +5,7 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 import torch
@@ -52,6 +52,27 @@ class ForwardResult:
     layer_keys: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class TextInput:
+    """The tokens that come from no picture and no proprio, in order; BOS first.
+
+    ids: int64 [1 + T]. shown: [1 + T, 1], 1 where the embedding counts, 0 where the row is a zero
+    vector: placeholders of action tokens (only their position matters) and padding.
+    """
+
+    ids: torch.Tensor
+    shown: torch.Tensor
+
+    @staticmethod
+    def arrays(prompt: Prompt, layout: TokenLayout, tail: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids int64 and shown float32 [1 + tail] on the host; what is longer is padding."""
+        ids, shown = np.zeros(1 + tail, np.int64), np.zeros(1 + tail, np.float32)
+        stop = len(prompt.ids) + layout.action_tokens
+        ids[: len(prompt.ids)], ids[stop] = prompt.ids, STOP_ID
+        shown[: len(prompt.ids)] = shown[stop] = 1.0
+        return ids, shown
+
+
 class OpenVLAOFT(nn.Module):
     """The network. Parameters are filled by :func:`load_model`."""
 
@@ -67,6 +88,7 @@ class OpenVLAOFT(nn.Module):
         self.lm_head = nn.Linear(hidden, config.llama.vocab_size, bias=False) if discrete else None
         self.action_head: L1ActionHead | None = None
         self.proprio_projector: ProprioProjector | None = None
+        self._scale: torch.Tensor | None = None  # [2, 2, 3], mean and std of each tower
 
     @property
     def device(self) -> torch.device:
@@ -95,56 +117,93 @@ class OpenVLAOFT(nn.Module):
             sources.append(Source("language_model.lm_head.weight", ("lm_head.weight",)))
         return sources
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n_cam, 6, H, W] (DINOv2 channels, then SigLIP's) -> patch features [1, n_cam*N, F]."""
+    def fuse(self) -> OpenVLAOFT:
+        """Join matrices that read the same rows, for inference; weights stop training."""
+        for part in (self.dino, self.siglip, self.decoder):
+            part.fuse()
+        return self
+
+    def pixel_values(self, frame: torch.Tensor) -> torch.Tensor:
+        """Policy's view uint8 [n_cam, S, S, 3] -> float32 [n_cam, 6, S, S] for both towers."""
+        if self._scale is None or self._scale.device != frame.device:
+            towers = (self.config.dino, self.config.siglip)
+            self._scale = torch.tensor([[t.mean, t.std] for t in towers], device=frame.device)
+        mean, std = self._scale[..., None, None].unbind(1)  # [2, 3, 1, 1]
+        # Whole planes first: arithmetic on interleaved channels is slow.
+        pixels = frame.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        return pixels[:, None].sub(mean).div_(std).flatten(1, 2)
+
+    def encode_images(
+        self, pixels: torch.Tensor, side: Any = None, fused: bool = True
+    ) -> torch.Tensor:
+        """[n_cam, 6, H, W] (DINOv2 channels, then SigLIP's) -> patch features [1, n_cam*N, F].
+
+        All cameras are one batch per tower. side: where the second tower runs beside the first one
+        (``pruning.fixed.Side``); None: after it.
+        """
         pixels = pixels.to(self.device, self.dtype)
-        features = torch.cat([self.dino(pixels[:, :3]), self.siglip(pixels[:, 3:])], dim=-1)
+        with side(pixels) if side else nullcontext():
+            siglip = self.siglip(pixels[:, 3:], fused)
+        dino = self.dino(pixels[:, :3], fused)
+        if side:
+            side.wait()
+        features = torch.cat([dino, siglip], dim=-1)
         return features.reshape(1, -1, features.shape[-1])
 
     def embed(
-        self, visual: torch.Tensor, prompt: Prompt, proprio: np.ndarray | None, layout: TokenLayout
+        self, visual: torch.Tensor, text: TextInput, proprio: torch.Tensor | None
     ) -> torch.Tensor:
-        """Projected patches [1, V, D] and the rest of the sequence -> [1, S, D]."""
-        table = self.decoder.embed_tokens
-        ids = torch.tensor([*prompt.ids, STOP_ID], device=self.device)
-        text = table(ids)[None]
-        parts = [text[:, :1], visual]
+        """Projected patches [1, V, D], normalised proprio [P] and the text -> [1, S, D]."""
+        rows = self.decoder.embed_tokens(text.ids) * text.shown.to(visual.dtype)
+        parts = [rows[:1], visual[0]]
         if proprio is not None:
-            vector = torch.as_tensor(proprio, dtype=torch.float32).to(self.device, self.dtype)
-            parts.append(self.proprio_projector(vector)[None, None])
-        # The placeholders of the action tokens are zero vectors: only their position matters.
-        zeros = visual.new_zeros(1, layout.action_tokens, visual.shape[-1])
-        parts += [text[:, 1:-1], zeros, text[:, -1:]]
-        return torch.cat(parts, dim=1)
+            parts.append(self.proprio_projector(proprio.to(self.dtype))[None])
+        return torch.cat([*parts, rows[1:]])[None]
 
     @torch.inference_mode()
     def forward(
         self,
-        pixels: torch.Tensor,
+        frame: torch.Tensor,
         prompt: Prompt,
         proprio: np.ndarray | None,
         layout: TokenLayout,
         session: DecoderSession,
         timer: StageTimer = _no_timer,
+        fused: bool = True,
     ) -> ForwardResult:
-        """One query. proprio: normalised [P] or None; session: the pruner's part."""
+        """One query. frame: uint8 [n_cam, S, S, 3]; proprio: normalised [P] or None.
+
+        session: the pruner's part. fused: use the fused matrices where there are.
+        """
         with timer("vision"):
-            features = self.encode_images(pixels)
+            features = self.encode_images(self.pixel_values(frame.to(self.device)), None, fused)
         with timer("projector"):
-            embeddings = self.embed(self.projector(features), prompt, proprio, layout)
+            arrays = TextInput.arrays(prompt, layout, layout.length - layout.text_start)
+            ids, shown = (torch.from_numpy(array).to(self.device) for array in arrays)
+            vector = None
+            if proprio is not None:
+                vector = torch.as_tensor(proprio, dtype=torch.float32).to(self.device)
+            text = TextInput(ids, shown[:, None])
+            embeddings = self.embed(self.projector(features), text, vector)
         with timer("decoder"):
             readout = torch.arange(layout.readout.start, layout.readout.stop, device=self.device)
-            output = self.decoder(embeddings, readout, session)
+            output = self.decoder(embeddings, readout, session, fused=fused)
         with timer("head"):
-            if self.action_head is not None:
-                actions = self.action_head(output.states).float().cpu().numpy()
-            else:
-                actions = self._discrete_actions(output.states)
+            actions = self.actions(self.read(output.states).cpu())
         return ForwardResult(actions, output.layer_positions, output.layer_keys)
 
-    def _discrete_actions(self, states: torch.Tensor) -> np.ndarray:
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """Read-out states [R, D] -> float32 [C, A], or without a head the token ids [R]."""
+        if self.action_head is not None:
+            return self.action_head(states).float()
+        return self.lm_head(states).argmax(dim=-1)
+
+    def actions(self, read: torch.Tensor) -> np.ndarray:
+        """What :meth:`read` gave, on the host -> normalised actions [C, A]."""
+        return read.numpy() if self.action_head is not None else self._from_bins(read.numpy())
+
+    def _from_bins(self, ids: np.ndarray) -> np.ndarray:
         """Action tokens of the variant without a head: bins at the end of the vocabulary."""
-        ids = self.lm_head(states).argmax(dim=-1).cpu().numpy()
         bins = self.config.action_bins
         edges = np.linspace(-1, 1, bins)
         centres = (edges[:-1] + edges[1:]) / 2
@@ -173,7 +232,8 @@ def load_model(
 
     action_head: ``l1`` reads the head's file; ``discrete`` decodes actions from the vocabulary.
     """
-    torch_device, torch_dtype = _device(device), _dtype(dtype)
+    torch_device = resolve_device(device)
+    torch_dtype = resolve_dtype(dtype, torch_device)
     files = read_checkpoint_files(directory)
     head_file = _head_file(files, action_head)
     try:
@@ -221,11 +281,13 @@ def _load(
         _log.warning("'%s' has no proprio_projector file: proprio is not used", files.path)
     load_weights(model, files, model.sources(), torch_device, torch_dtype)
     model.action_head, model.proprio_projector = heads
+    model.fuse()
     model.decoder.rope_tables(1, model.decoder.norm.weight)  # an unknown rope_type shows here
     return LoadedCheckpoint(model.eval(), files, prompts)
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """Raises ConfigurationError for a device that cannot be used."""
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
@@ -240,10 +302,21 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of a name. ``auto`` is bfloat16 on CUDA and on a CPU with instructions for it, and
+    float32 elsewhere. Raises ConfigurationError.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" or _cpu_has_bfloat16() else torch.float32
     if name not in _DTYPES:
-        raise ConfigurationError(f"dtype '{name}' is not one of {', '.join(_DTYPES)}")
+        raise ConfigurationError(f"dtype '{name}' is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Without dot products in bfloat16, a CPU runs it slower than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def check_layout(config: ModelConfig, layout: TokenLayout) -> None:

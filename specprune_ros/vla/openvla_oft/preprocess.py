@@ -62,16 +62,37 @@ def resize_lanczos(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    rows, columns = _lanczos_matrix(height, size), _lanczos_matrix(width, size)
-    pixels = np.ascontiguousarray(image, dtype=np.float32)
-    tall = (rows @ pixels.reshape(height, -1)).reshape(size, width, 3)
+    pixels = np.ascontiguousarray(image, dtype=np.float32).reshape(height, -1)
+    tall = _resample(pixels, size).reshape(size, width, 3)
     across = np.ascontiguousarray(tall.transpose(1, 0, 2)).reshape(width, -1)  # [W, size*3]
-    resized = (columns @ across).reshape(size, size, 3).transpose(1, 0, 2)
+    resized = _resample(across, size).reshape(size, size, 3).transpose(1, 0, 2)
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
+def _resample(rows: np.ndarray, size: int) -> np.ndarray:
+    """float32 [length, n] -> [size, n], a band of the matrix at a time: the rest of it is zero."""
+    resampled = np.empty((size, rows.shape[1]), np.float32)
+    for outputs, inputs, weights in lanczos_bands(len(rows), size):
+        np.matmul(weights, rows[inputs], out=resampled[outputs])
+    return resampled
+
+
+_BAND = 32  # output samples of one band
+
+
 @lru_cache(maxsize=16)
-def _lanczos_matrix(length: int, size: int) -> np.ndarray:
+def lanczos_bands(length: int, size: int) -> tuple[tuple[slice, slice, np.ndarray], ...]:
+    """Output samples, the input samples that they are made of, and the weights between them."""
+    matrix, bands = lanczos_matrix(length, size), []
+    for start in range(0, size, _BAND):
+        outputs = slice(start, min(start + _BAND, size))
+        used = np.flatnonzero(matrix[outputs].any(axis=0))
+        inputs = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((outputs, inputs, np.ascontiguousarray(matrix[outputs, inputs])))
+    return tuple(bands)
+
+
+def lanczos_matrix(length: int, size: int) -> np.ndarray:
     """float32 [size, length]: weights of each input sample for each output sample."""
     # float32 and the closed form of TensorFlow's kernel, so that rounding agrees with it.
     scale = np.float32(length / size)
@@ -90,18 +111,31 @@ def _lanczos_matrix(length: int, size: int) -> np.ndarray:
 def crop_center(image: np.ndarray) -> np.ndarray:
     """Centre crop of 0.9 of the area, resampled bilinearly to the same size (corner aligned)."""
     size = image.shape[0]
-    low, high, fraction = _crop_grid(size)
+    low, high, fraction = crop_grid(size)
     pixels = image.astype(np.float32) * np.float32(1 / 255)
-    columns = fraction[None, :, None]
-    left = pixels[:, low] + (pixels[:, high] - pixels[:, low]) * columns  # [size, size, 3]
-    rows = fraction[:, None, None]
-    cropped = left[low] + (left[high] - left[low]) * rows
+    across = _between(pixels, 1, low, high, fraction[None, :, None])  # [size, size, 3]
+    cropped = _between(across, 0, low, high, fraction[:, None, None])
     # tf.image.convert_image_dtype to uint8 multiplies by 255.5 and truncates.
-    return np.floor(np.clip(cropped, 0.0, 1.0) * np.float32(255.5)).astype(np.uint8)
+    np.clip(cropped, 0.0, 1.0, out=cropped)
+    cropped *= np.float32(255.5)
+    return cropped.astype(np.uint8)  # not negative, so this is the floor
+
+
+def _between(
+    values: np.ndarray, axis: int, low: np.ndarray, high: np.ndarray, fraction: np.ndarray
+) -> np.ndarray:
+    """low + (high - low) * fraction along an axis, in few passes."""
+    first = np.take(values, low, axis, mode="clip")
+    step = np.take(values, high, axis, mode="clip")
+    step -= first
+    step *= fraction
+    first += step
+    return first
 
 
 @lru_cache(maxsize=4)
-def _crop_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crop_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two neighbours of each sample of the crop along a side, and where it lies in between."""
     # float32 in the order of tf.image.crop_and_resize, so that positions agree bit by bit.
     side = np.sqrt(np.float32(_CROP_AREA))
     first = (np.float32(1) - side) / np.float32(2)
@@ -113,10 +147,3 @@ def _crop_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     high = np.minimum(low + 1, size - 1)
     return low, high, (position - low).astype(np.float32)
 
-
-def normalize_pixels(
-    image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
-) -> np.ndarray:
-    """uint8 [H, W, 3] -> float32 [3, H, W], (x / 255 - mean) / std per channel."""
-    pixels = image.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-    return (pixels - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]

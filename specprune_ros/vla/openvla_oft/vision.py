@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
@@ -16,6 +17,7 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from specprune_ros.vla.openvla_oft.config import PATCH, VitConfig
+from specprune_ros.vla.openvla_oft.layers import fuse_parameters
 from specprune_ros.vla.openvla_oft.weights import Source
 
 _LAYER_NORM_EPS = 1e-6  # timm's vision transformers
@@ -37,16 +39,62 @@ class VisionTower(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
             self.reg_token = nn.Parameter(torch.empty(1, config.registers, config.width))
         self.blocks = nn.ModuleList(blocks)
+        self._fused: list[_FusedBlock] | None = None
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def fuse(self) -> None:
+        """Join query, key and value of each block, for inference; weights stop training."""
+        self._fused = [_FusedBlock(block, self.config) for block in self.blocks]
+
+    def _apply(self, fn, recurse: bool = True):
+        # Moved or converted, parameters are tensors of their own again.
+        super()._apply(fn, recurse)
+        if self._fused is not None:
+            self.fuse()
+        return self
+
+    def forward(self, pixels: torch.Tensor, fused: bool = True) -> torch.Tensor:
+        """fused: use the fused matrices where there are."""
+        x = self.embed(pixels)
+        for block in self._fused if fused and self._fused is not None else self.blocks:
+            x = block(x, None)
+        return x[:, -self.config.patches :]
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens that enter the first block, [B, prefix + N, width]."""
         x = self.patch_embed(pixels).flatten(2).transpose(1, 2) + self.pos_embed  # [B, N, D]
         if self.has_prefix:
             # The prefix tokens carry no positional term.
             prefix = torch.cat([self.cls_token, self.reg_token], dim=1)
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x, None)
-        return x[:, -self.config.patches :]
+        return x
+
+
+class _FusedBlock:
+    """A block of either tower with one matrix for query, key and value; inference only."""
+
+    def __init__(self, block: nn.Module, config: VitConfig) -> None:
+        dino = config.registers >= 0
+        names, attention = (_DINO_NAMES, "attention") if dino else (_SIGLIP_NAMES, "self_attn")
+        parts = {theirs: block.get_submodule(ours) for theirs, ours in names.items()}
+        self._norm1, self._norm2 = parts["norm1"], parts["norm2"]
+        self._proj, self._fc1, self._fc2 = parts["attn.proj"], parts["mlp.fc1"], parts["mlp.fc2"]
+        projections = [block.get_submodule(f"{attention}.{x}_proj") for x in "qkv"]
+        self._weight = fuse_parameters(projections, "weight")
+        self._bias = fuse_parameters(projections, "bias")
+        self._scales = [block.get_submodule(f"layer_scale{n}").lambda1 for n in "12" if dino]
+        self._heads = config.heads
+
+    def __call__(self, x: torch.Tensor, mask: None = None) -> torch.Tensor:
+        batch, n, width = x.shape
+        qkv = F.linear(self._norm1(x), self._weight, self._bias)
+        q, k, v = qkv.view(batch, n, 3, self._heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, n, d]
+        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = self._proj(attended.transpose(1, 2).reshape(batch, n, width))
+        x = self._add(x, attended, 0)
+        return self._add(x, self._fc2(F.gelu(self._fc1(self._norm2(x)))), 1)
+
+    def _add(self, x: torch.Tensor, update: torch.Tensor, which: int) -> torch.Tensor:
+        return torch.addcmul(x, update, self._scales[which]) if self._scales else x + update
 
 
 class Projector(nn.Module):

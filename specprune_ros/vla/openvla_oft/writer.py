@@ -43,7 +43,7 @@ def write_checkpoint(
     for name, shape in _unused_shapes(config):
         if name not in tensors:
             tensors[name] = torch.randn(shape, generator=generator) * 0.02
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
+    tensors = {name: _alone(t.detach().to("cpu", dtype)) for name, t in tensors.items()}
     _save_shards(directory, tensors)
     names = (("action_head", model.action_head), ("proprio_projector", model.proprio_projector))
     for component, module in names:
@@ -64,6 +64,12 @@ def write_checkpoint(
         {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": text.pad_token_id},
     )
     (directory / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, in memory of its own: parts of fused matrices share theirs."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _used_tensors(model: OpenVLAOFT) -> Iterator[tuple[str, torch.Tensor]]:

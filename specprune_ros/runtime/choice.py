@@ -1,0 +1,42 @@
+"""Which execution a policy uses."""
+from __future__ import annotations
+
+from specprune_ros.errors import ConfigurationError
+from specprune_ros.pruning.base import Pruner
+from specprune_ros.runtime.execution import EagerExecutor, Executor
+from specprune_ros.runtime.fixed import DEFAULT, FixedExecutor, FixedSettings, knows
+from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
+
+RUNTIMES = ("auto", "eager", "static", "graph")
+
+
+class Runtime:
+    """The executions of one model, made when first used; policies over the same weights share it.
+
+    kind: ``eager``, ``static``, ``graph``; or ``auto``: graphs on CUDA for the methods that they
+    know, eager otherwise. On the CPU eager keeps the exact sets and is no slower.
+    """
+
+    def __init__(
+        self, model: OpenVLAOFT, kind: str = "auto", settings: FixedSettings = DEFAULT
+    ) -> None:
+        """Raises ConfigurationError for an unknown kind, or one that the device cannot run."""
+        if kind not in RUNTIMES:
+            raise ConfigurationError(f"runtime '{kind}' is not one of {', '.join(RUNTIMES)}")
+        self.kind, self._model, self._settings = kind, model, settings
+        self._eager = EagerExecutor(model)
+        self._fixed: FixedExecutor | None = None
+        if kind in ("static", "graph"):
+            self._fixed = FixedExecutor(model, kind == "graph", settings)
+
+    def executor(self, pruner: Pruner) -> Executor:
+        """What runs a method. Raises ConfigurationError where the kind asked for cannot."""
+        if self.kind == "eager":
+            return self._eager
+        if self.kind == "auto":
+            if self._model.device.type != "cuda" or not knows(pruner):
+                return self._eager
+            if self._fixed is None:
+                self._fixed = FixedExecutor(self._model, True, self._settings)
+        self._fixed.check(pruner)
+        return self._fixed
