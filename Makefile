@@ -14,6 +14,9 @@ TEST_ENV := OMP_NUM_THREADS=1
 JOBS ?= 0
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest $(if $(filter-out 0 1,$(JOBS)),-n $(JOBS))
 PYTEST_ARGS ?=
+# Of the targets that need a CUDA device: interpreter (found where empty), folder of wheels.
+GPU_PYTHON ?=
+GPU_WHEELS ?= .whl
 DEMO_ARGS ?=
 
 # What the installed part of the package (messages, entry points, dependencies) is made of. Python
@@ -21,7 +24,8 @@ DEMO_ARGS ?=
 INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg \
     $(wildcard msg/*.msg cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
 
-.PHONY: demo test test-all test-gpu test-libero train lint venv render clean distclean help
+.PHONY: demo test test-all test-gpu bench-gpu gpu-check test-libero train lint venv render clean \
+    distclean help
 .DEFAULT_GOAL := help
 
 demo: venv render  ## simulated arm driven over ROS 2 by a pruned policy; VIEW=1 shows the scene
@@ -33,8 +37,14 @@ test: venv render  ## every test but the slow ones; JOBS=2 uses two processes
 test-all: venv render  ## the slow tests as well
 	$(PYTEST) -m "not gpu and not libero" $(PYTEST_ARGS)
 
-test-gpu: venv render  ## the tests that need a CUDA device
-	$(PYTEST) -m gpu $(PYTEST_ARGS)
+test-gpu:  ## the tests that need a CUDA device (GPU_PYTHON=; see scripts/gpu_check.sh)
+	WHEELS=$(GPU_WHEELS) PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh test
+
+bench-gpu:  ## dense against pruned at the 7B shape on a CUDA device; MODEL=, OUT=
+	WHEELS=$(GPU_WHEELS) PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh bench
+
+gpu-check:  ## both, in at most eight minutes
+	WHEELS=$(GPU_WHEELS) PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh all
 
 test-libero: venv render  ## the tests with LIBERO itself (docs/libero.md)
 	$(PYTEST) -m libero $(PYTEST_ARGS)

@@ -38,7 +38,7 @@ def _query_ms(document: Mapping[str, Any], arm: str) -> Mapping[str, float]:
 def _waterfall(document: Mapping[str, Any], path: Path) -> Path:
     """A bar per step; the part that a step saved is hatched."""
     steps = [(name, text) for name, text in _STEPS if name in document["arms"]]
-    drawn, (axis,) = figure(1, 1, 8.5, 1.6 + 0.75 * (len(steps) + 1))
+    drawn, (axis,) = figure(1, 1, 11.0, 1.6 + 0.75 * (len(steps) + 1))
     before = None
     for place, (name, _) in enumerate(steps):
         times = _query_ms(document, name)
@@ -52,7 +52,8 @@ def _waterfall(document: Mapping[str, Any], path: Path) -> Path:
             axis.barh(place, before - median, 0.6, left=median, fill=False, hatch="//",
                       edgecolor=COLOURS[1], linewidth=0.0)
             label += f", {before / median:.2f}x"
-        axis.annotate(label, (max(median, before or 0), place), (6, 0),
+        right = max(median + times["iqr"] / 2, before or 0)
+        axis.annotate(label, (right, place), (6, 0),
                       textcoords="offset points", va="center", fontsize=9)
         before = median
     if "c" in document["arms"]:

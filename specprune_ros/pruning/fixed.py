@@ -1,9 +1,8 @@
 """SpecPrune's stages with shapes that do not depend on the data, beside the exact ones.
 
-Every set ranks the patches of a camera; a patch's *urgency* is the best of its ranks, each over the
-budget of its set. Urgency <= 1 is membership of the union, so keeping the K most urgent patches
-keeps exactly the union where it has K members, and otherwise fills up with the next best ones or
-trims the least urgent ones. Nothing here reads a value on the host, and no shape depends on one.
+The K most urgent patches are kept (see ``urgency``): exactly the union where it has K members;
+otherwise the next best ones fill up, or the least urgent ones are trimmed. Nothing here reads a
+value on the host, and no shape depends on one. What no layer waits for is done beside them.
 """
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from specprune_ros.pruning.lengths import FixedLengths, FixedShape
 from specprune_ros.pruning.masked import masked_confidence, masked_rank_weights
 from specprune_ros.pruning.schedule import Schedule
 from specprune_ros.pruning.similarity import patch_similarity
+from specprune_ros.pruning.urgency import ranks, urgency
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,15 @@ class FixedOutputs:
     confidence: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Drop:
+    """rows [n] to keep, ascending, their positions [n], and which patches those are [B, N]."""
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    alive: torch.Tensor
+
+
 class FixedSession:
     """One query; asked by the decoder at the points where an exact session is asked.
 
@@ -101,7 +110,8 @@ class FixedSession:
         self.lengths, self.inputs = lengths, inputs
         self.side = side or Inline()
         self.grid = (shape.cameras, shape.patches)
-        self._next: torch.Tensor | None = None  # rows to keep at the next layer
+        self._next: _Drop | None = None  # what the next layer shall not see
+        self._prepared: tuple[int, _Drop] | None = None  # that of a pruning layer to come
         self._rows = shape.length
         self._stages: list[tuple[int, torch.Tensor]] = []
         self._remembered: dict[int, torch.Tensor] = {}
@@ -114,10 +124,13 @@ class FixedSession:
             self._local = self._global = self._dynamic = infinite
             if lengths is not None:
                 self._global, self._dynamic = self._global_urgency(), self._dynamic_urgency()
+            self._before = torch.minimum(self._global, self._dynamic)
             self._alive = torch.ones(self.grid, dtype=torch.bool, device=device)
             self._scores = torch.zeros(shape.length, dtype=torch.float64, device=device)
-            zero = torch.zeros(shape.cameras, dtype=torch.int64, device=device)
-            self._trimmed = self._filled = zero
+            # Keys of the rows that are no patches: first of all, and padding last.
+            self._first = torch.where(inputs.real, -1.0, torch.inf)
+            self._best = torch.where(inputs.real, torch.inf, -torch.inf).double()
+        self._counted: list[tuple[torch.Tensor, torch.Tensor]] = []  # union, kept; per stage
 
     # The sets -------------------------------------------------------------------------------
 
@@ -159,7 +172,7 @@ class FixedSession:
     def before_layer(self, layer: int, state: Tokens) -> Tokens:
         if self._next is None:
             return state
-        rows, self._next = self._next, None
+        rows, self._next = self._next.rows, None
         return state.select(rows, padded=False)
 
     def keys_values(
@@ -182,6 +195,7 @@ class FixedSession:
         if schedule.prune and layer in schedule.update and wanted:
             with self.side(attention.query, attention.key, attention.positions):
                 self._update_scores(layer, attention)
+                self._prepare_prune(layer, state)
         if layer in schedule.prune:
             self._prune(layer, state)
 
@@ -197,35 +211,28 @@ class FixedSession:
             wide = places / (budgets * static.interim_factor)
         if static.interim_factor == 0 and not last:
             return
-        asked = torch.minimum(torch.minimum(self._global, self._dynamic), self._local)
+        asked = torch.minimum(self._before, self._local)
         if wide is not None and not last:
             asked = torch.minimum(asked, wide)
-        rows = self.lengths.static if last else self.lengths.interim[schedule.local.index(layer)]
-        asked = torch.where(self._alive, asked, torch.inf)
-        union = (asked <= 1) & self._alive
-        kept = self._alive
+        before, rows = self._alive, self.lengths.static
+        if not last:
+            rows = self.lengths.interim[schedule.local.index(layer)]
         if rows < self._rows:
-            self._keep_most_urgent(layer, state, asked, rows)
-            kept = self._alive
-        self._trimmed = self._trimmed + (union & ~kept).sum(1)
-        self._filled = (kept & ~union).sum(1)
+            # Other rows come first, then patches by urgency, the lower position among equals.
+            keys = self._by_position(asked, self._first).index_select(0, state.positions)
+            order = torch.sort(keys, stable=True).indices
+            self._take(layer, self._drop(state, order[:rows]))
+        self._counted.append(((asked <= 1) & before, self._alive))
 
-    def _keep_most_urgent(
-        self, layer: int, state: Tokens, asked: torch.Tensor, rows: int
-    ) -> None:
-        """Other rows come first, then patches by urgency, the lower position first among equals."""
-        keys = self._by_position(asked, others=-1.0, padding=torch.inf)
-        order = torch.sort(keys.index_select(0, state.positions), stable=True).indices
-        self._drop(layer, state, order[:rows])
-
-    def _drop(self, layer: int, state: Tokens, chosen: torch.Tensor) -> None:
-        self._next = torch.sort(chosen).values
-        positions = state.positions.index_select(0, self._next)
-        self._stages.append((layer, positions))
+    def _drop(self, state: Tokens, chosen: torch.Tensor) -> _Drop:
+        rows = torch.sort(chosen).values
+        positions = state.positions.index_select(0, rows)
         alive = torch.zeros(self.shape.length, dtype=torch.bool, device=positions.device)
-        alive.index_fill_(0, positions, True)
-        self._alive = self._visual(alive)
-        self._rows = len(chosen)
+        return _Drop(rows, positions, self._visual(alive.index_fill_(0, positions, True)))
+
+    def _take(self, layer: int, drop: _Drop) -> None:
+        self._next, self._alive, self._rows = drop, drop.alive, len(drop.rows)
+        self._stages.append((layer, drop.positions))
 
     # Scores ---------------------------------------------------------------------------------
 
@@ -271,8 +278,8 @@ class FixedSession:
         positions = attention.positions
         visual = (positions >= 1) & (positions <= shape.visual)
         if layer in self.schedule.local:  # what this layer's speculation dropped does not count
-            alive = self._by_position(self._alive.float(), others=0.0, padding=0.0)
-            visual = visual & (alive.index_select(0, positions) > 0)
+            alive = self._by_position(self._alive, self.inputs.real)
+            visual = visual & alive.index_select(0, positions)
         rows = torch.where(visual, self._readout_rows(layer, attention), 0.0)  # [A, m]
         confidence = masked_confidence(rows, visual, dynamic.confidence)
         if dynamic.confidence_per == "episode":
@@ -286,22 +293,38 @@ class FixedSession:
         new = (1 - dynamic.beta) * old + dynamic.beta * weights * confidence
         self._scores = self._scores.index_copy(0, positions, torch.where(visual, new, 0.0))
 
-    def _prune(self, layer: int, state: Tokens) -> None:
-        rows = self.lengths.dynamic[self.schedule.prune.index(layer)]
-        if rows >= self._rows:
+    def _prepare_prune(self, layer: int, state: Tokens) -> None:
+        """After the last update before a pruning layer: choose while the layers in between run."""
+        schedule = self.schedule
+        to_come = next((p for p in schedule.prune if p >= layer), None)
+        if to_come is None or layer in schedule.local:
             return
-        self.side.wait()
+        drops = self.lengths.dynamic[schedule.prune.index(to_come)] < self._rows
+        if drops and not any(layer < update <= to_come for update in schedule.update):
+            self._prepared = to_come, self._choose(to_come, state)
+
+    def _choose(self, layer: int, state: Tokens) -> _Drop:
+        """The rows with the highest scores; all others than patches stay."""
         # A NaN (of broken weights) would sort above the rows that must stay.
         scores = torch.nan_to_num(self._visual(self._scores), nan=-1.0)
-        keys = self._by_position(scores, others=torch.inf, padding=-torch.inf)
-        keys = keys.index_select(0, state.positions)
+        keys = self._by_position(scores, self._best).index_select(0, state.positions)
         # Among equal scores members of V_global come first, then the lower position.
-        member = self._by_position((self._global <= 1).to(keys.dtype), others=1.0, padding=0.0)
+        member = self._by_position((self._global <= 1).double(), self._best)
         by_member = torch.sort(
             member.index_select(0, state.positions), descending=True, stable=True
         ).indices
         by_score = torch.sort(keys[by_member], descending=True, stable=True).indices
-        self._drop(layer, state, by_member[by_score[:rows]])
+        rows = self.lengths.dynamic[self.schedule.prune.index(layer)]
+        return self._drop(state, by_member[by_score[:rows]])
+
+    def _prune(self, layer: int, state: Tokens) -> None:
+        if self.lengths.dynamic[self.schedule.prune.index(layer)] >= self._rows:
+            return
+        self.side.wait()
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or prepared[0] != layer:
+            prepared = layer, self._choose(layer, state)
+        self._take(*prepared)
 
     # Positions ------------------------------------------------------------------------------
 
@@ -309,13 +332,9 @@ class FixedSession:
         """Those of the patches among values [P] by absolute position, as [B, N]."""
         return rows[1 : 1 + self.shape.visual].view(self.grid)
 
-    def _by_position(
-        self, patches: torch.Tensor, others: float, padding: float
-    ) -> torch.Tensor:
-        """[B, N] -> [P] by absolute position, with one value for all other rows."""
-        real = self.inputs.real
-        full = torch.where(real, others, padding).to(patches.dtype)
-        return torch.cat([full[:1], patches.flatten(), full[1 + self.shape.visual :]])
+    def _by_position(self, patches: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Keys of patches [B, N] and of all other rows [P] -> [P] by absolute position."""
+        return torch.cat([others[:1], patches.flatten(), others[1 + self.shape.visual :]])
 
     # Afterwards -----------------------------------------------------------------------------
 
@@ -323,9 +342,13 @@ class FixedSession:
         """What the query leaves."""
         self.side.wait()
         members = [(u <= 1).sum(1) for u in (self._global, self._dynamic, self._local)]
+        trimmed = filled = torch.zeros_like(members[0])
+        for union, kept in self._counted:
+            trimmed = trimmed + (union & ~kept).sum(1)
+            filled = (kept & ~union).sum(1)
         return FixedOutputs(
             tuple(self._stages),
-            torch.stack([*members, self._trimmed, self._filled]),
+            torch.stack([*members, trimmed, filled]),
             torch.stack([self._remembered[layer] for layer in self.schedule.global_]),
             torch.stack(self._confidence),
         )
@@ -338,22 +361,3 @@ def _last_drop(schedule: Schedule, lengths: FixedLengths | None) -> int:
     before = (lengths.static, *lengths.dynamic)
     drops = [p for p, n, m in zip(schedule.prune, before, lengths.dynamic) if m < n]
     return max(drops, default=-1)
-
-
-def ranks(scores: torch.Tensor) -> torch.Tensor:
-    """float32 rank of each of [..., N] within its row, 0 = largest, the lower index among equals.
-
-    NaN and -inf are last.
-    """
-    ranked = torch.where(torch.isfinite(scores) | (scores > 0), scores, -torch.inf)
-    order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
-    places = torch.arange(scores.shape[-1], dtype=torch.float32, device=scores.device)
-    return torch.empty_like(order, dtype=torch.float32).scatter_(
-        -1, order, places.expand(order.shape)
-    )
-
-
-def urgency(scores: torch.Tensor, budgets: torch.Tensor | float) -> torch.Tensor:
-    """(rank + 1) / budget of scores [..., N], inf without a score: <= 1 for the top-k."""
-    return torch.where(torch.isfinite(scores), (ranks(scores) + 1) / budgets, torch.inf)
-

@@ -21,11 +21,12 @@ from specprune_harness import (
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.config import Budget
-from specprune_ros.pruning.fixed import FixedInputs, FixedSession, ranks, urgency
+from specprune_ros.pruning.fixed import FixedInputs, FixedSession
 from specprune_ros.pruning.lengths import FixedLengths, FixedShape, align, fixed_lengths
 from specprune_ros.pruning.presets import PRESETS, preset
 from specprune_ros.pruning.sets import changed_patches, top_k
 from specprune_ros.pruning.specprune import QueryHistory, SpecPrune, global_shares
+from specprune_ros.pruning.urgency import ranks, urgency
 from specprune_ros.types import Mode
 
 NAN = float("nan")

@@ -28,7 +28,8 @@ def runs(tmp_path_factory, ros_environment):
         result = subprocess.run(
             # The guard refuses some of the gripper commands of the untrained policy in the bag.
             [sys.executable, "-m", "specprune_ros.cli", "replay", str(BAG), "--out",
-             str(folder / name), "--param", "guard.max_command:=100.0"], env=ros_environment, capture_output=True, text=True)
+             str(folder / name), "--param", "guard.max_command:=100.0"],
+            env=ros_environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         outputs.append(result.stdout)
     return [folder / name for name in ("a", "b")], outputs

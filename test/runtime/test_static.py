@@ -331,7 +331,7 @@ def test_a_program_never_needs_the_host_and_does_the_same_for_all_data(model, na
     def trace() -> dict:
         found = {}
         for key, each in ready.items():
-            with torch.inference_mode(), Trace() as seen:
+            with torch.no_grad(), Trace() as seen:
                 each.program()
             found[key] = seen.seen
         return found
@@ -340,3 +340,51 @@ def test_a_program_never_needs_the_host_and_does_the_same_for_all_data(model, na
     subject.new_episode()
     queries(subject, 2, seed=31, moved=224)  # another scene, in which everything moves
     assert trace() == first and all(len(steps) > 100 for steps in first.values())
+
+
+@pytest.mark.parametrize("name", ["off", *PRESETS])
+def test_shapes_follow_from_shapes_alone(name):
+    """The program runs on tensors without data, and none of them comes from the host."""
+    model = loaded()
+    subject = policy(model, "static", name)
+    queries(subject, 2)
+    programs = [ready.program for ready in subject._executor._programs.values()]
+    with torch.inference_mode():
+        expected = [program() for program in programs]
+
+    def bare(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    network = model.model.to("meta")
+    network._scale = bare(network._scale)
+    network.decoder._tables = tuple(map(bare, tables(model)))
+    for program, output in zip(programs, expected):
+        program.frame = bare(program.frame)
+        if program.references is not None:
+            program.references, program.history = bare(program.references), bare(program.history)
+        program.packed.device = {n: bare(t) for n, t in program.packed.device.items()}
+        with torch.no_grad(), OneDevice("meta"):
+            found = program()
+        assert found.packed.shape == output.packed.shape and found.fields == output.fields
+
+
+def tables(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shapes of the tables of rotary angles."""
+    config = model.model.config.llama
+    shape = (1, 1024, config.hidden_size // config.num_attention_heads)
+    return torch.empty(shape), torch.empty(shape)
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses tensors of any other device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves((args, kwargs, result)):
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.device.type == self.device, f"{func} on {tensor.device}"
+        return result
