@@ -28,7 +28,7 @@ def run_demo(folder, *arguments):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     process = run_demo(folder, "--seconds", 5, "--json", "out.json", "--checkpoint",
-                       "specprune-tiny", "--seed", 3)
+                       "specprune-tabletop", "--seed", 3)
     assert process.returncode == 0, process.stdout + process.stderr
     return process, folder, json.loads((folder / "out.json").read_text())
 
@@ -42,7 +42,7 @@ def test_results_have_the_agreed_form(finished):
     assert 0 < result["kept_visual_tokens_mean"] <= result["dense_visual_tokens"] == 512
     assert sum(result["mode_shares"].values()) == pytest.approx(1.0, abs=1e-3)
     assert result["seconds"] >= 5.0
-    assert (result["checkpoint"], result["pruning"]) == ("specprune-tiny", "specprune")
+    assert (result["checkpoint"], result["pruning"]) == ("specprune-tabletop", "specprune")
 
 
 def test_the_nodes_were_processes_of_their_own_and_are_gone(finished):

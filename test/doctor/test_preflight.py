@@ -82,7 +82,7 @@ def test_a_window_is_found(policy, monkeypatch):
     def windowed(q, k, v, **options):
         n = q.shape[2]
         near = (torch.arange(n)[:, None] - torch.arange(n)[None]).abs() < 100
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=near, **options)
+        return functional.scaled_dot_product_attention(q, k, v, **{**options, "attn_mask": near})
 
     attend(monkeypatch, windowed)
     reach = measure_reach(policy, CAMERAS)

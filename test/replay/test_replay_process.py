@@ -83,7 +83,7 @@ def test_a_plain_bag_of_foreign_topics_gives_the_same(runs, specprune, tmp_path)
         "replay", bag, "--out", "run", *TINY, "--instruction", task,
         "--remap", "/front/image/compressed:=camera/primary/image_raw",
         "--remap", "/gripper/color/compressed:=camera/wrist/image_raw",
-        "--param", "replan_steps:=8", "--json", "-")
+        "--param", "replan_steps:=8", "--param", "guard.max_command:=100.0", "--json", "-")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert summary["clock"] == "stamps" and summary["instruction"] == task
