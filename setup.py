@@ -242,7 +242,9 @@ setup(
             'sim_bridge_node = specprune_ros.ros.sim_bridge_node:main',
             'chunk_player_node = specprune_ros.ros.chunk_player_node:main',
         ],
-        # Pruners of other packages register here: name = module:Class.
+        # Where other packages register theirs (docs/extend.md): name = module:callable.
         'specprune_ros.pruners': [],
+        'specprune_ros.simulators': [],
+        'specprune_ros.backbones': [],
     },
 )

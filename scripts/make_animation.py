@@ -5,8 +5,8 @@
 
 Each episode is played twice, with every token and with ``--pruning``. The newest query of each
 policy shades its pictures as ``vla_node`` shades ``kept_patches``: the brighter a patch, the more
-decoder layers it entered. Episodes are those of ``specprune eval`` (same world, same policy inputs),
-from initial states for choosing settings, never those of results.
+decoder layers it entered. Episodes are those of ``specprune eval`` (same world, same inputs of the
+policy), from initial states for choosing settings, never those of results.
 """
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def save(frames: list[Image.Image], path: Path, period_ms: int, colours: int) ->
     small[0].save(path, save_all=True, append_images=small[1:], duration=period_ms, loop=0,
                   optimize=False)
     if path.stat().st_size > LIMIT:
-        raise SystemExit(f"{path} has {path.stat().st_size / 2**20:.1f} MiB, more than 3: use fewer "
-                         "--colours, fewer --seeds or a larger --every")
+        raise SystemExit(f"{path} has {path.stat().st_size / 2**20:.1f} MiB, more than 3: use "
+                         "fewer --colours, fewer --seeds or a larger --every")
 
 
 if __name__ == "__main__":
