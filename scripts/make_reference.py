@@ -18,7 +18,7 @@ from specprune_ros import bringup, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs/reference"
-GENERATED = "<!-- Made by scripts/make_reference.py: change the code, then run `make reference`. -->\n"
+GENERATED = "<!-- Made by scripts/make_reference.py: change the code, then `make reference`. -->\n"
 
 
 def pages() -> dict[str, str]:
@@ -54,7 +54,8 @@ def parameters_page() -> str:
     ]
     for node, specs in (("vla_node", VLA_PARAMETERS), ("chunk_player_node", PLAYER_PARAMETERS),
                         ("sim_bridge_node", SIM_BRIDGE_PARAMETERS)):
-        text += [f"## {node}\n", ABOUT[node], "| name | type | default | range | changed | meaning |",
+        text += [f"## {node}\n", ABOUT[node],
+                 "| name | type | default | range | changed | meaning |",
                  "|---|---|---|---|---|---|", *map(parameter_row, specs), ""]
         if node == "vla_node":
             text += preset_table(VLA_PARAMETERS)
