@@ -3,10 +3,10 @@
 
     python3 scripts/results_table.py [--check]
 
-What stands between ``<!-- results:begin KIND -->`` and ``<!-- results:end -->`` is made anew; nobody
-writes figures by hand. KIND: none for dense, pruned and the random control; ``methods`` for every
-method; ``bench`` for speed. Of several evaluations of a suite the one with the most episodes is
-shown. ``--check`` writes nothing and ends with status 1 where a block is out of date.
+What stands between ``<!-- results:begin KIND -->`` and ``<!-- results:end -->`` is made anew; no
+figure is written by hand. KIND: none for dense, pruned and the random control; ``methods`` for
+every method; ``bench`` for speed. Of several evaluations of a suite the one with the most episodes
+is shown. ``--check`` writes nothing and ends with status 1 where a block is out of date.
 """
 from __future__ import annotations
 
