@@ -17,6 +17,8 @@ myst_heading_anchors = 4
 
 html_theme = 'furo'
 html_title = f'specprune_ros {release}'
+html_static_path = ['_static']
+html_css_files = ['wide.css']
 # Blocks without a language are commands or plain text.
 highlight_language = 'text'
 nitpicky = True
