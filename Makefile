@@ -53,7 +53,7 @@ gpu-check:  ## both, in at most eight minutes
 test-libero: venv render  ## the tests with LIBERO itself (docs/libero.md)
 	$(PYTEST) -m libero $(PYTEST_ARGS)
 
-train: venv render  ## train models/specprune-tabletop anew; DEVICE=cuda, LOW= DEEP= FULL= minutes
+train: venv render  ## train models/specprune-tabletop anew; DEVICE=cuda, LOW= DEEP= FULL= PRUNED= minutes
 	scripts/train_tabletop.sh
 
 lint: venv  ## ruff

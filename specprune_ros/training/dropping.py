@@ -33,6 +33,26 @@ def kept_patches(batch: Batch, grid: int, count: int) -> torch.Tensor:
     return order.topk(count, dim=1).indices.sort(dim=1).values
 
 
+def named_patches(
+    batch: Batch, grid: int, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the visual tokens that stay (int64 [B, K]; None: all), bool, which are whose.
+
+    [B, n_cam, K]: of the camera; [B, n_cam, 2, K]: around target and destination in it.
+    """
+    near = _near(batch.pixels, grid)  # [B, n_cam, E, N]
+    size, cameras, _, patches = near.shape
+    rows = torch.arange(size, device=near.device)
+    of_camera = torch.eye(cameras, dtype=torch.bool, device=near.device)
+    of_camera = of_camera.repeat_interleave(patches, dim=1)[None].expand(size, -1, -1)
+    named = torch.stack([near[rows, :, batch.target], near[rows, :, batch.destination]], 2)
+    named = named.repeat(1, 1, 1, cameras) & of_camera[:, :, None]
+    if kept is None:
+        return of_camera, named
+    index = kept[:, None].expand(-1, cameras, -1)
+    return of_camera.gather(2, index), named.gather(3, index[:, :, None].expand(-1, -1, 2, -1))
+
+
 def _near(pixels: torch.Tensor, grid: int) -> torch.Tensor:
     """bool [B, n_cam, E, grid^2]: patches within reach of each visible thing's middle."""
     cell = torch.floor(pixels / PATCH)[..., None, :]  # [B, n_cam, E, 1, 2], NaN where not visible

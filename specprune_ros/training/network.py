@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AttentionInterface
 
 from specprune_ros.training.data import Batch
-from specprune_ros.training.dropping import kept_patches, select_rows
+from specprune_ros.training.dropping import kept_patches, named_patches, select_rows
+from specprune_ros.training.grounding import grounding_loss, visual_attention
 from specprune_ros.vla.openvla_oft.config import PATCH
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 from specprune_ros.vla.openvla_oft.text import STOP_ID
@@ -44,17 +45,23 @@ AttentionInterface.register("specprune_plain", _plain_attention)
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: action (L1, weighted), patch, pointing, offset; per_dim [7] for the log."""
+    """Scalars: action (L1, weighted), patch, pointing, offset, grounding (0 without a weight).
+
+    per_dim [7] is for the log.
+    """
 
     action: torch.Tensor
     patch: torch.Tensor
     pointing: torch.Tensor
     offset: torch.Tensor
+    grounding: torch.Tensor
     per_dim: torch.Tensor
+    grounding_weight: float = 0.0
 
     @property
     def total(self) -> torch.Tensor:
-        return 2 * self.action + 0.3 * self.patch + 0.3 * self.pointing + 0.5 * self.offset
+        heads = 2 * self.action + 0.3 * self.patch + 0.3 * self.pointing + 0.5 * self.offset
+        return heads + self.grounding_weight * self.grounding
 
 
 class TrainingNetwork(nn.Module):
@@ -63,11 +70,13 @@ class TrainingNetwork(nn.Module):
     patch: entity presence and offset per patch, from the towers' features. pointing: is this
     visual token the target or the destination. offset: both relative to the tool, from the mean
     read-out state. They make the towers see and the decoder ground the words.
+    grounding: weight of the loss on attention (training/grounding.py).
     """
 
-    def __init__(self, model: OpenVLAOFT, entities: int) -> None:
+    def __init__(self, model: OpenVLAOFT, entities: int, grounding: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.grounding = grounding
         hidden = model.config.llama.hidden_size
         features = model.config.dino.width + model.config.siglip.width
         self.patch_head = nn.Linear(features, 3 * entities)
@@ -119,7 +128,7 @@ class TrainingNetwork(nn.Module):
         """
         features = self.features(batch.images, augment)
         visual = self.model.projector(features.flatten(1, 2))
-        states, middle = self._decode(visual, batch, kept)
+        states, middle, grounding = self._decode(visual, batch, kept)
         chunk = batch.actions.shape[1]
         predicted = self.model.action_head(states).float().unflatten(0, (-1, chunk))
         per_dim = (predicted - batch.actions).abs().mean((0, 1))
@@ -130,14 +139,16 @@ class TrainingNetwork(nn.Module):
             self.patch_loss(features, batch),
             self._pointing_loss(middle, presence, batch),
             self._offset_loss(states, batch),
+            grounding,
             per_dim.detach(),
+            self.grounding,
         )
         return losses, predicted
 
     def _decode(
         self, visual: torch.Tensor, batch: Batch, kept: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read-out states [B, A, D] and the visual tokens [B, V, D] after the pointing layer."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read-out states [B, A, D], visual tokens [B, V, D] of the pointing layer, grounding."""
         model, size = self.model, len(visual)
         table = model.decoder.embed_tokens
         text = table(batch.ids)
@@ -148,17 +159,25 @@ class TrainingNetwork(nn.Module):
         parts = [text[:, :1], visual, proprio, text[:, 1:], zeros, stop]
         hidden = torch.cat([part.to(visual.dtype) for part in parts], dim=1)
         tables = model.decoder.rope_tables(hidden.shape[1], hidden)
-        middle = hidden
+        middle, losses = hidden, []
+        # Rows from the end: text, placeholders, stop. Those that the head reads stand one earlier.
+        seeing = (slice(-tokens - text.shape[1], -1 - tokens), slice(-2 - tokens, -2))
+        patches = None
         for index, layer in enumerate(model.decoder.layers):
+            if self.grounding and index:
+                count = visual.shape[1] if patches is None else patches.shape[1]
+                cameras, named = named_patches(batch, model.config.dino.grid, patches)
+                for attention in visual_attention(layer, hidden, tables, seeing, count):
+                    losses.append(grounding_loss(attention, cameras, named))
             hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
             if index == _POINTING_LAYER:
                 middle = hidden[:, 1 : 1 + visual.shape[1]]
                 if kept is not None:
                     patches = kept_patches(batch, model.config.dino.grid, kept)
                     hidden, tables = select_rows(hidden, tables, patches, visual.shape[1])
-        # One row before each placeholder: the labels of OpenVLA-OFT are shifted by one.
-        states = hidden[:, -2 - tokens : -2]
-        return model.decoder.norm(states), middle
+        states = hidden[:, seeing[1]]
+        grounding = torch.stack(losses).mean() if losses else hidden.new_zeros(())
+        return model.decoder.norm(states), middle, grounding
 
     def _pointing_loss(
         self, middle: torch.Tensor, presence: torch.Tensor, batch: Batch

@@ -15,7 +15,7 @@ from torch import nn
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.provenance import git_commit
-from specprune_ros.training.card import AUXILIARY_LOSSES, stage, stages_of
+from specprune_ros.training.card import AUXILIARY_LOSSES, GROUNDING, stage, stages_of
 from specprune_ros.training.data import BatchMaker, Demonstrations
 from specprune_ros.training.dropping import KEPT
 from specprune_ros.training.network import Losses, TrainingNetwork
@@ -40,7 +40,8 @@ class TrainConfig:
     end after so long instead, the schedule following the clock (0: no such limit; with it a run
     cannot be repeated bit by bit). init: checkpoint directory to start from. processes: each has
     its part of every batch, on one machine's CPUs. drop_share: of the batches of the full network,
-    those that lose patches (training/dropping.py).
+    those that lose patches (training/dropping.py). grounding: weight of the loss on attention
+    (training/grounding.py).
     """
 
     data: tuple[str, ...]
@@ -57,6 +58,7 @@ class TrainConfig:
     device: str = "cpu"
     threads: int = 1
     drop_share: float = 0.0
+    grounding: float = 0.0
     processes: int = 1
     minutes: float = 0.0
     seed: int = 0
@@ -105,7 +107,7 @@ class Trainer:
         encoder = PromptEncoder(tokenizer, vocabulary)
         ids = {text: encoder.encode(text).ids for text in self.data.instructions}
         model = build_model(config.size, vocabulary, config.seed, config.image_size)
-        self.network = TrainingNetwork(model, len(self.data.entities))
+        self.network = TrainingNetwork(model, len(self.data.entities), config.grounding)
         if start:
             start.fill(self.network)
         if config.bf16 and self.device.type == "cpu":
@@ -319,7 +321,7 @@ class Trainer:
             "labels": len(self.data.label_actions),
             "data_seeds": [int(seeds.min()), int(seeds.max())],
             "instructions": self.data.instructions,
-            "auxiliary_losses": list(AUXILIARY_LOSSES),
+            "auxiliary_losses": [*AUXILIARY_LOSSES, *[GROUNDING] * bool(self.config.grounding)],
             "samples": self.done,
             "minutes": round(self.seconds / 60, 1),
             "torch": torch.__version__,
@@ -348,9 +350,11 @@ def _train_part(
 
 
 def _named(losses: Losses) -> dict[str, torch.Tensor]:
+    grounding = {"grounding": losses.grounding} if losses.grounding_weight else {}
     return {
         "action": losses.action,
         "patch": losses.patch,
         "pointing": losses.pointing,
         "offset": losses.offset,
+        **grounding,
     }
