@@ -5,8 +5,9 @@
 
 What stands between ``<!-- results:begin KIND -->`` and ``<!-- results:end -->`` is made anew; no
 figure is written by hand. KIND: none for dense, pruned and the random control; ``methods`` for
-every method; ``bench`` for speed. Of several evaluations of a suite the one with the most episodes
-is shown. ``--check`` writes nothing and ends with status 1 where a block is out of date.
+every method; ``bench`` for speed; or the name of one file, without ``.json``. Of several
+evaluations of a suite the one with the most episodes is shown. ``--check`` writes nothing and ends
+with status 1 where a block is out of date.
 """
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/comparison.md")
+PAGES = ("README.md", "docs/comparison.md", "docs/evaluation.md")
 RESULTS = ("docs/results", "bench/results")
 SHORT = ("off", "specprune", "random")
 SUITES = ("tabletop", "tabletop_hard", "tabletop_shift", "libero_spatial", "libero_object",
           "libero_goal", "libero_10", "libero_90")
-BLOCK = re.compile(r"(<!-- results:begin ?(\w*) -->\n).*?(<!-- results:end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results:begin ?([\w-]*) -->\n).*?(<!-- results:end -->)", re.DOTALL)
 # Options of the two commands that decide about a result, in the order they are told.
 OPTIONS = {
     "eval": ("suite", "methods", "episodes", "seed", "checkpoint", "device", "dtype", "perturb",
@@ -53,10 +54,9 @@ def evaluations(results: Iterable[tuple[str, dict]]) -> list[tuple[str, dict[str
     return [best[suite] for suite in SUITES if suite in best]
 
 
-def evaluation_table(results: Sequence[tuple[str, dict]], methods: Sequence[str] | None
+def evaluation_table(found: Sequence[tuple[str, dict]], methods: Sequence[str] | None
                      ) -> Iterator[str]:
     """One row per suite and method; methods None: all of each evaluation."""
-    found = evaluations(results)
     if not found:
         yield "No evaluation has been recorded yet."
         return
@@ -156,12 +156,15 @@ def command(data: dict[str, Any]) -> str:
 
 def block(kind: str, results: Sequence[tuple[str, dict]]) -> str:
     """The lines of a kind of block."""
-    if kind == "bench":
-        lines = bench_table(results)
-    elif kind in ("", "methods"):
-        lines = evaluation_table(results, None if kind else SHORT)
+    named = [(path, data) for path, data in results if Path(path).stem == kind]
+    if kind in ("", "methods"):
+        lines = evaluation_table(evaluations(results), None if kind else SHORT)
+    elif kind == "bench" or named and named[0][1].get("command") == "bench":
+        lines = bench_table(named or results)
+    elif named:
+        lines = evaluation_table(named, None)
     else:
-        raise SystemExit(f"unknown kind of results block: {kind}")
+        raise SystemExit(f"results block '{kind}': neither a kind nor a file of {RESULTS}")
     return "\n".join(lines) + "\n"
 
 

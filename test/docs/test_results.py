@@ -49,12 +49,34 @@ def test_the_largest_held_out_run_of_trained_weights_counts(recorded):
 def test_a_page_is_renewed_and_the_rest_of_it_stays(tmp_path, recorded):
     (tmp_path / "docs/results").mkdir(parents=True)
     (tmp_path / "docs/results/eval.json").write_text(json.dumps(recorded))
+    recorded["methods"]["off"]["successes"] = 39
+    (tmp_path / "docs/results/other.json").write_text(json.dumps(recorded))
     for page in results_table.PAGES:
         (tmp_path / page).write_text(
             "before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    (tmp_path / "docs/evaluation.md").write_text(
+        "<!-- results:begin other -->\n<!-- results:end -->\n")
     assert results_table.main(["--check"], tmp_path) == 1
     assert results_table.main([], tmp_path) == 0
     text = (tmp_path / "docs/comparison.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "37/40" in text and "](results/eval.json)" in text
+    assert "`off` | 39/40" in (tmp_path / "docs/evaluation.md").read_text()
     assert results_table.main(["--check"], tmp_path) == 0
+
+
+def test_a_block_of_nothing_is_refused(recorded):
+    with pytest.raises(SystemExit, match="'lost'"):
+        results_table.block("lost", [("docs/results/x.json", recorded)])
+
+
+def test_speed_is_told_with_its_ratios(recorded):
+    arm = {"text": "dense", "query_cpu_ms": {"median": 20.0, "iqr": 1.0}, "flops": 2e9,
+           "cpu_ms": {"median": 10.0, "iqr": 0.5}, "tokens_per_layer": [605, 605, 157]}
+    bench = recorded | {"command": "bench", "device": "cpu", "arms": {"b": arm},
+                        "model": {"name": "tiny", "dtype": "float32"},
+                        "ratios": {"b/d": 2.5, "query b/d": None},
+                        "settings": {"device": "cpu", "model": "tiny", "arms": "b,d"}}
+    text = results_table.block("bench", [("bench/results/x.json", bench)])
+    assert "b: dense | 20.0 (1.0) | 10.0 (0.5) | 2.0 | 605, 157 |" in text
+    assert "`specprune bench --device cpu --model tiny --arms b,d`. Ratios: b/d 2.50." in text
