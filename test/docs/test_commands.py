@@ -190,7 +190,7 @@ def argv_of(command: Command) -> list[str]:
 
 def run(argv: list[str], command: Command, folder: Path, environment: dict[str, str]) -> None:
     result = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True,
-                            timeout=280)
+                            timeout=1500)
     # 1 is also the answer of a comparison that found differences.
     fine = (0, 1) if "--diff" in argv else (0,)
     assert result.returncode in fine, f"{command.id}\n{result.stdout[-2000:]}{result.stderr}"
@@ -218,7 +218,7 @@ def test_quick_commands_run(page, tmp_path, environment, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", pages_with(SLOW))
 def test_slow_commands_run(page, tmp_path, environment):
     """As a reader runs them: in order, each a process, in one folder."""
