@@ -38,7 +38,8 @@ MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "poli
                                      "provenance"}
                for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
-PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay", "through_ros"}
+PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay", "through_ros",
+            "view"}
 
 ROS_MODULES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs",
                "geometry_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
