@@ -40,9 +40,12 @@ def run_view(args: argparse.Namespace) -> int:
     stop_on_sigterm()
     check_namespace(args.namespace)
     console = Console(highlight=False, soft_wrap=True)
+    run = _run_demo if args.demo else _run_beside
     with _listen(args.port) as listener:
-        return _run_demo(args, console, listener) if args.demo else _run_beside(
-            args, console, listener)
+        try:
+            return run(args, console, listener)
+        except KeyboardInterrupt:
+            return 0  # how it is meant to end
 
 
 def _listen(port: int) -> socket.socket:

@@ -25,9 +25,7 @@ export class Charts {
       points.map((p) => stage(p, LATENCY[1])), points.map((p) => stage(p, LATENCY[2]))]);
     this.plots.tokens.setData([time, points.map((p) => p.tokens_dense),
       points.map((p) => p.tokens_static), points.map((p) => p.tokens_last)]);
-    for (const plot of Object.values(this.plots)) { // the newest, unless somebody points at one
-      if (plot.cursor.idx === null || plot.cursor.idx === undefined) plot.setLegend({ idx: points.length - 1 });
-    }
+    this.showNewest();
     const newest = points.at(-1);
     say(this.boxes.latency.nextElementSibling,
       `${points.length} queries; the newest took ${newest.total_ms.toFixed(1)} ms`);
@@ -83,9 +81,18 @@ export class Charts {
     ctx.restore();
   }
 
+  showNewest() { // in the legend, unless somebody points at a query
+    for (const plot of Object.values(this.plots)) {
+      if (plot.cursor.left < 0 || plot.cursor.left === undefined) {
+        plot.setLegend({ idx: this.points.length - 1 }, false);
+      }
+    }
+  }
+
   resize() {
     for (const [name, plot] of Object.entries(this.plots)) {
       plot.setSize({ width: this.boxes[name].clientWidth, height: HEIGHT });
     }
+    if (this.points.length) requestAnimationFrame(() => this.showNewest());
   }
 }

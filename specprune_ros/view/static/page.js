@@ -120,7 +120,7 @@ function addCamera(name) {
 }
 
 function refresh(entry, name, which, facts) {
-  if (!facts) { say(entry.note, which === "camera" ? "waiting for a picture" : "no query so far"); return; }
+  if (!facts) { say(entry.note, which === "camera" ? "waiting for a picture" : "drawn at the next query"); return; }
   if (facts.trouble) { say(entry.note, facts.trouble); return; }
   const stale = facts.age > STALE_S;
   entry.box.classList.toggle("stale", stale);
