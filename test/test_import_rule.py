@@ -42,7 +42,7 @@ PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay"
             "view"}
 
 ROS_MODULES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs",
-               "geometry_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
+               "geometry_msgs", "nav_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
                "builtin_interfaces", "cv_bridge", "launch", "launch_ros", "ament_index_python"}
 IMAGE_CODECS = {"cv2", "simplejpeg", "PIL", "imageio"}
 CHECKPOINT_READERS = {"safetensors", "transformers", "tokenizers"}

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from .method_parameters import METHOD_PARAMETERS
 from .parameters import ParameterSpec
 
-#: Wall seconds without vla_status from which the node counts as silent; it publishes twice a second.
+#: Wall seconds without vla_status from which the node counts as silent: it speaks twice a second.
 SILENT_S = 2.5
 
 STATES = {VlaStatus.UNCONFIGURED: "unconfigured", VlaStatus.INACTIVE: "inactive",
