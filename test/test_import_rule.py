@@ -33,7 +33,7 @@ MAY_IMPORT = {
                    "msg"},
 }
 # Offline work on top of the policy and the simulators, without ROS.
-TOOLS = {"analysis", "bench", "eval", "training"}
+TOOLS = {"analysis", "bench", "eval", "report", "training"}
 MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share",
                                      "provenance"}
                for name in TOOLS}
