@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from specprune_ros.analysis.compare_plots import draw
+from specprune_ros.analysis.output import counted
 from specprune_ros.report import Report
 
 _CAPTIONS = {
@@ -53,8 +54,9 @@ def write_analysis_report(path: Path, results: Path, title: str) -> Path:
         rows = list(csv.DictReader(file))
     checkpoint = document.get("checkpoint") or {}
     n = document.get("n") or {}
-    lead = ", ".join(filter(None, [
-        checkpoint.get("name"), *(f"{count} {what}" for what, count in n.items() if count)]))
+    lead = ", ".join(filter(None, [checkpoint.get("name"), *(
+        counted(n[name], what) for name, what in (("recordings", "recording"),
+                                                  ("queries", "query")) if n.get(name))]))
     report = Report(f"specprune {document['command']}: {title}", lead)
     report.section("Picture")
     if checkpoint.get("note"):

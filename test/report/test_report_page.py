@@ -139,7 +139,7 @@ def test_report_of_an_analysis_is_made_of_its_files(tmp_path, png):
     page = check_self_contained(path.read_text())
     assert len(page.pictures) == 1
     assert ["primary", "0", "0.5123"] in page.rows
-    for words in ("specprune analyze hitrate: overlap of layers", "tiny, 1 recordings, 4 queries",
+    for words in ("specprune analyze hitrate: overlap of layers", "tiny, 1 recording, 4 queries",
                   "untrained: <noise>", "a remark"):
         assert words in page.text
 
