@@ -25,7 +25,8 @@ def write_report(path: Path, document: Mapping[str, Any], pictures: Sequence[Pat
         report.warning(document["withheld"])
     report.table(*arm_table(document, cuda))
     report.text("Medians in ms, in brackets the distance of the quartiles. " + (
-        "Query: CUDA events." if cuda else "CPU time of the process, not wall time."))
+        "Query: CUDA events." if cuda else
+        "CPU time of the process but for the column of wall time."))
     report.section("Ratios")
     ratios = {name: "withheld" if value is None else f"{value:.2f}"
               for name, value in document["ratios"].items()}
@@ -46,7 +47,8 @@ def write_report(path: Path, document: Mapping[str, Any], pictures: Sequence[Pat
 def arm_table(document: Mapping[str, Any], cuda: bool) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row per arm."""
     heads = ["arm", "runtime", "query"]
-    heads += ["wall", "TFLOP/s", "of roofline", "peak MiB"] if cuda else ["decoder", "wall"]
+    heads += (["wall", "TFLOP/s", "of roofline", "peak MiB"] if cuda
+              else ["decoder", "query, wall"])
     heads += ["decoder GFLOP", "rows, last layer"]
     rows = []
     for name, arm in document["arms"].items():

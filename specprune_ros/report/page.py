@@ -146,9 +146,9 @@ def shown(value: object) -> str:
     """A cell as text: numbers with four significant digits, nothing for what is not known."""
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if value.is_integer() and abs(value) < 1e6:
+    if abs(value) < 1e6 and float(value).is_integer():
         return str(int(value))
     return f"{value:.4g}"
 

@@ -24,6 +24,7 @@ th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(
   vertical-align: top; white-space: nowrap; }
 th { background: var(--head); font-weight: 600; }
 th:first-child, td:first-child, .words, .facts td, .facts th { text-align: left; }
+td.words { white-space: normal; min-width: 8em; }
 .facts td { white-space: normal; overflow-wrap: anywhere; }
 .facts th { background: none; color: var(--quiet); font-weight: 400; }
 tbody tr:hover td { background: var(--head); }
