@@ -88,20 +88,23 @@ class _Page:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Live data, until the browser goes or the server ends."""
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        newest = 0
-        with self._link.viewer():
-            while not self._closing:
-                shown = self._link.snapshot(newest)
-                if shown["points"]:
-                    newest = shown["points"][-1]["n"]
-                try:
-                    await response.write(
-                        f"data: {json.dumps(shown, allow_nan=False)}\n\n".encode())
-                except ConnectionError:
-                    break
-                await asyncio.sleep(PERIOD_S)
+        try:
+            await response.prepare(request)
+            with self._link.viewer():
+                await self._send_events(response)
+        except ConnectionError:
+            pass  # the browser is gone
         return response
+
+    async def _send_events(self, response: web.StreamResponse) -> None:
+        newest = 0
+        while not self._closing:
+            shown = self._link.snapshot(newest)
+            if shown["points"]:
+                newest = shown["points"][-1]["n"]
+            text = json.dumps(shown, allow_nan=False)
+            await response.write(f"data: {text}\n\n".encode())
+            await asyncio.sleep(PERIOD_S)
 
     async def picture(self, request: web.Request) -> web.Response:
         picture = self._link.picture(request.match_info["camera"], request.match_info["which"])

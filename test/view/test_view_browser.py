@@ -144,8 +144,11 @@ def test_each_state_has_words_of_its_own(page):
     assert page.text("state-text") == "camera/wrist: nothing received"
     page.link.shown["condition"] = {"kind": "silent", "text": "vla_node has been silent for 9 s"}
     page.link.shown["pictures"]["primary"]["camera"]["age"] = 9.0
+    page.link.shown["pictures"]["primary"]["kept"]["age"] = 4.0
     page.until(lambda: page.text("state") == "No news")
     page.until(lambda: "9 s old" in page.text("cameras"))
+    assert "kept patches of an earlier query" in page.text("cameras")
+    assert "4 s old" not in page.text("cameras")
     assert page.script("return document.body.hasAttribute('data-stale')")
     page.link.absent()
     page.until(lambda: page.text("state") == "No node")

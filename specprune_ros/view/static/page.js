@@ -3,7 +3,7 @@ import { Charts } from "./charts.js";
 import { Tuning } from "./tuning.js";
 import { by, post, say, whole } from "./dom.js";
 
-const STALE_S = 2.5; // of a picture
+const STALE_S = { camera: 2.5, kept: 5 }; // age of a picture that is dimmed
 const HISTORY = 240;
 const NAMES = { absent: "No node", silent: "No news", unconfigured: "Not configured",
   inactive: "Inactive", waiting: "Waiting", running: "Running", fault: "Fault",
@@ -34,7 +34,7 @@ function showTiles(query, sim, queryAge) {
     by("tile-tokens").textContent = whole(kept);
     by("tile-tokens-note").textContent = dense
       ? `of ${whole(dense)} enter the last layer` : "enter the last layer";
-    by("tile-time").textContent = `${query.total_ms.toFixed(1)} ms`;
+    by("tile-time").textContent = `${query.total_ms.toFixed(query.total_ms < 100 ? 1 : 0)} ms`;
     by("tile-time-note").textContent = queryAge > 2 ? `${queryAge.toFixed(0)} s ago` : "just now";
     by("tile-flops").textContent = query.flops === null ? "–" : `${(100 * query.flops).toFixed(0)} %`;
     by("tile-flops-note").textContent = "of dense";
@@ -95,14 +95,16 @@ function shot(camera, which, caption) {
   return entry;
 }
 
-function showCameras(pictures, query) {
+function showCameras(pictures, query, queryAge) {
   by("no-cameras").hidden = Object.keys(pictures).length > 0 || cameras.size > 0;
   for (const [name, found] of Object.entries(pictures)) {
     if (!cameras.has(name)) addCamera(name);
     const entry = cameras.get(name);
     const counts = query?.cameras[name];
-    entry.kept.figure.lastChild.textContent = counts
-      ? `kept: ${counts.kept} of ${counts.tokens_in} patches` : "kept patches";
+    // Nobody looked at the newest query where the picture is older: the numbers are not its own.
+    const older = found.kept && found.kept.age > queryAge + 1;
+    say(entry.kept.figure.lastChild, older ? "kept patches of an earlier query"
+      : counts ? `kept: ${counts.kept} of ${counts.tokens_in} patches` : "kept patches");
     for (const which of ["camera", "kept"]) refresh(entry[which], name, which, found[which]);
   }
 }
@@ -122,7 +124,7 @@ function addCamera(name) {
 function refresh(entry, name, which, facts) {
   if (!facts) { say(entry.note, which === "camera" ? "waiting for a picture" : "drawn at the next query"); return; }
   if (facts.trouble) { say(entry.note, facts.trouble); return; }
-  const stale = facts.age > STALE_S;
+  const stale = facts.age > STALE_S[which];
   entry.box.classList.toggle("stale", stale);
   say(entry.note, stale ? `${facts.age.toFixed(0)} s old` : "");
   // One request at a time, so that a slow link drops pictures instead of queueing them.
@@ -147,12 +149,12 @@ function show(data) {
   showCondition(data.condition, data.status);
   showTiles(query, data.sim, data.query_age);
   showCounters(data.status);
-  showCameras(data.pictures, query);
+  showCameras(data.pictures, query, data.query_age);
   showTask(data.status, data.parameters);
   tuning.show(data.parameters);
   if (data.points.length) charts.draw(points);
   say(by("chart-age"), data.query_age === null ? "No query so far."
-    : data.query_age > STALE_S ? `The newest is ${data.query_age.toFixed(0)} s old.` : "");
+    : data.query_age > STALE_S.kept ? `The newest is ${data.query_age.toFixed(0)} s old.` : "");
 }
 
 function listen() {
