@@ -28,12 +28,17 @@ def offered(ros):
     world = ros.node("world")
     WorldOutputs(world, SimpleNamespace(image_transport="raw", replan_steps=8,
                                         cameras=["primary", "wrist"], frame_ids=["a", "b"]))
-    topics = {}
-    for node in (bench.node, world):
-        for name, kinds in node.get_publisher_names_and_types_by_node(node.get_name(), "/"):
-            topics[name] = kinds[0]
-    services = dict(bench.node.get_service_names_and_types_by_node("vla_node", "/"))
+    # Of the objects, not of the graph: nodes of earlier tests may linger there under these names.
+    topics = {publisher.topic_name: name_of(publisher.msg_type, "msg")
+              for node in (bench.node, world) for publisher in node.publishers}
+    services = {service.srv_name: name_of(service.srv_type, "srv")
+                for service in bench.node.services}
     return topics, services
+
+
+def name_of(kind, folder):
+    """Name of an interface as ROS writes it: package/msg/Name."""
+    return f"{kind.__module__.split('.')[0]}/{folder}/{kind.__name__}"
 
 
 def check_field(topics, topic, fields):
@@ -92,7 +97,7 @@ def test_foxglove_names_topics_fields_and_services_that_exist(foxglove, offered)
         elif kind == "RawMessages":
             assert config["topicPath"] in topics
         elif kind == "CallService":
-            assert services[config["serviceName"]] == ["std_srvs/srv/Trigger"]
+            assert services[config["serviceName"]] == "std_srvs/srv/Trigger"
             assert json.loads(config["requestPayload"]) == {}
 
 
