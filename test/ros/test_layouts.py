@@ -31,7 +31,7 @@ def offered(ros):
     # Of the objects, not of the graph: nodes of earlier tests may linger there under these names.
     topics = {publisher.topic_name: name_of(publisher.msg_type, "msg")
               for node in (bench.node, world) for publisher in node.publishers}
-    services = {service.srv_name: name_of(service.srv_type, "srv")
+    services = {bench.node.resolve_service_name(service.srv_name): name_of(service.srv_type, "srv")
                 for service in bench.node.services}
     return topics, services
 
