@@ -25,10 +25,10 @@ def specprune() -> SpecPruneConfig:
         name="specprune",
         budgets=CameraBudgets(
             scene_coarse=Budget(global_=36, dynamic=28, local=36),
-            scene_fine=Budget(global_=72, dynamic=44, local=72),
+            scene_fine=Budget(global_=56, dynamic=36, local=56),
             # Pruning the wrist view as hard as the scene costs the most success.
             wrist_coarse=Budget(global_=44, dynamic=32, local=44),
-            wrist_fine=Budget(global_=84, dynamic=52, local=84),
+            wrist_fine=Budget(global_=68, dynamic=44, local=68),
         ),
         dynamic=DynamicConfig(floor=90),
     )
