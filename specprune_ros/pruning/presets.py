@@ -18,8 +18,8 @@ from specprune_ros.pruning.config import (
 def specprune() -> SpecPruneConfig:
     """The default: the paper's rules with the defects of its released code mended.
 
-    Budgets are larger than the paper's: with K = 24 coarse / 40 fine the shipped policy lost
-    episodes of ``tabletop_hard`` that dense won, with these none (docs/evaluation.md).
+    Budgets are larger than the paper's, with which the shipped policy loses more of
+    ``tabletop_hard`` (docs/method.md, docs/evaluation.md).
     """
     return SpecPruneConfig(
         name="specprune",
