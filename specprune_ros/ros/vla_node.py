@@ -57,14 +57,17 @@ HOLD_LOG_PAUSE = 5.0  # s between two lines in the log that say so
 WATCH_PERIOD = 0.05  # s of wall time between two looks at what is overdue
 
 
+PolicyLoader = Callable[[VlaSettings, Callable[[str], None]], Policy]
+
+
 class VlaNode(LifecycleNode):
     """The ROS shell of the policy: parameters, topics, transitions, status.
 
     Its callbacks belong to a single-threaded executor.
     """
 
-    def __init__(self, load_policy: Callable[[VlaSettings], Policy] = load, **kwargs) -> None:
-        """``load_policy`` makes the policy from the parameters; ``kwargs`` as for rclpy's Node."""
+    def __init__(self, load_policy: PolicyLoader = load, **kwargs) -> None:
+        """``load_policy`` makes the policy, as loading.load(); ``kwargs`` as for rclpy's Node."""
         super().__init__("vla_node", **kwargs)
         self._load_policy = load_policy
         self._engine_lock = threading.Condition()
@@ -80,6 +83,7 @@ class VlaNode(LifecycleNode):
         self._autostart = self._settings()["autostart"]
         self._failed_with: tuple | None = None  # fingerprint at the last failure
         self._seen: tuple | None = None  # fingerprint at the last look
+        self._warned: set[str] = set()  # what the log has of the policy
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=Duration(seconds=FORWARD_JUMP),
                           min_backward=Duration(nanoseconds=-1), on_clock_change=False),
@@ -100,7 +104,7 @@ class VlaNode(LifecycleNode):
         try:
             settings.check()
             with self._reporter.meanwhile():
-                policy = self._load_policy(settings)
+                policy = self._load_policy(settings, self._warn_once)
             self._outputs = VlaOutputs(self, settings["cameras"], self._dry_run)
             self._endpoints.append(self._outputs.close)
             self._engine = Engine(policy, settings, self._reporter.faults, self._engine_lock,
@@ -192,6 +196,12 @@ class VlaNode(LifecycleNode):
         while self._endpoints:
             self._endpoints.pop()()
         free_memory()
+
+    def _warn_once(self, text: str) -> None:
+        """Log a warning about the policy, unless the log has it: autostart tries again."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.get_logger().warning(text)
 
     def _report_configuration(self, error: Exception) -> None:
         code = FaultCode.CONFIGURATION
@@ -292,8 +302,7 @@ class VlaNode(LifecycleNode):
             log_error=lambda text: log.error(text))
 
 
-def main(args: Sequence[str] | None = None,
-         load_policy: Callable[[VlaSettings], Policy] = load) -> int:
+def main(args: Sequence[str] | None = None, load_policy: PolicyLoader = load) -> int:
     """Run the node until it is interrupted. Returns the exit status."""
     # ROS's own handler would shut the context down before the node can publish a last hold chunk.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
