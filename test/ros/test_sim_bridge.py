@@ -88,14 +88,17 @@ def test_lockstep_publishes_an_observation_per_period_and_ends_after_the_episode
 
 
 def test_time_grows_by_one_period_through_every_episode(bench):
+    """Of /clock, which keeps the newest ten messages only, some may be lost on a busy machine."""
     bench.policy.on_image = every_eighth
     bench.start(episodes=2)
     assert bench.finish() == 0
+    times = stamps(bench.policy.statuses)
+    assert times[0] > 0
+    assert np.diff(times).tolist() == [50_000_000] * (2 * STEPS + 1)
     clock = [nanoseconds(message.clock) for message in bench.policy.clocks]
-    assert clock[0] > 0
     assert np.diff(clock).min() >= 0  # the time of a first observation is published ahead of it
-    assert np.diff(sorted(set(clock))).tolist() == [50_000_000] * (2 * STEPS + 1)
-    assert sorted(set(clock)) == stamps(bench.policy.statuses)
+    assert set(clock) <= set(times) and clock[-1] == times[-1]
+    assert len(set(clock)) > STEPS
 
 
 def test_episode_starts_with_reset_then_instruction_then_observation(bench):
