@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -54,6 +54,7 @@ STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is c
 SETTLE_TIMEOUT = 0.1  # s that ~/settle waits; the executor's thread does nothing else meanwhile
 FORWARD_JUMP = 10.0  # s by which the ROS clock may step without a new episode
 HOLD_LOG_PAUSE = 5.0  # s between two lines in the log that say so
+_OTHER_CLOCK = (ClockChange.ROS_TIME_ACTIVATED, ClockChange.ROS_TIME_DEACTIVATED)
 WATCH_PERIOD = 0.05  # s of wall time between two looks at what is overdue
 
 
@@ -86,7 +87,7 @@ class VlaNode(LifecycleNode):
         self._warned: set[str] = set()  # what the log has of the policy
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=Duration(seconds=FORWARD_JUMP),
-                          min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+                          min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_time_jump)
         # Wall time: a simulated clock that stands still must not hide the status.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -273,7 +274,8 @@ class VlaNode(LifecycleNode):
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         backward = jump.delta.nanoseconds < 0
-        if self._engine is not None and self._engine.time_jumped(backward):
+        changed = jump.clock_change in _OTHER_CLOCK
+        if self._engine is not None and self._engine.time_jumped(backward, changed):
             self.get_logger().info("the clock was set: a new episode begins")
 
     def _settings(self) -> VlaSettings:

@@ -78,15 +78,13 @@ def test_random_and_malformed_messages_on_every_topic(ros, count, output, monkey
             expected = received.total() + 1
             publisher.publish(make(rng, rig.now))
             rig.until(lambda e=expected: received.total() >= e)
-        if k % 3 == 0:
-            if k % 30 == 0:
+        if k % (count // 100) == 0:
+            if k % (count // 10) == 0:
                 rig.description.publish(String(data=robot_description()))
                 rig.call("clear_fault")
-            received_before = received.total()
             rig.tick(rng.choice([1, 1, 3]), status=rng.random() < 0.7, joints=rng.random() < 0.7)
             if rng.random() < 0.5:
                 rig.send()
-            assert received.total() >= received_before
         assert_within_limits(rig)
     rig.description.publish(String(data=robot_description()))
     rig.call("clear_fault")
