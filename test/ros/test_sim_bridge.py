@@ -271,6 +271,26 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_observation(bench):
     assert bench.policy.statuses[-1].chunks == 3
 
 
+def test_a_policy_that_is_out_of_step_is_asked_to_start_anew(bench):
+    """It has answered an observation in between, and will not be asked before eight after it."""
+    asked = []
+
+    def answer(policy, stamp, count):
+        first = policy.resets == 1 and len(asked) < 9
+        if nanoseconds(stamp) not in asked:
+            asked.append(nanoseconds(stamp))
+        if first and len(asked) in (1, 3):
+            policy.answer(stamp)  # the third as if an episode had begun with it
+        elif policy.resets == 2 and (len(asked) - 1) % 8 == 0:
+            policy.answer(stamp)
+
+    bench.policy.on_image = answer
+    bench.start(chunk_timeout=0.5)
+    assert bench.finish() == 0
+    assert bench.policy.resets == 2
+    assert bench.policy.statuses[-1].chunks == 3
+
+
 def test_age_of_an_observation_is_from_its_publication_to_its_chunk(bench):
     def answer(policy, stamp, count):
         if (count - 1) % 8 == 0:
