@@ -24,6 +24,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from specprune_ros.msg import VlaStatus
+from specprune_ros.srv import SetInstruction
 
 from ..errors import CheckpointError, ConfigurationError, SpecpruneError
 from . import qos
@@ -180,6 +181,8 @@ class VlaNode(LifecycleNode):
                                ("~/clear_fault", self._on_clear)):
             service = self.create_service(Trigger, name, callback)
             self._endpoints.append(partial(self.destroy_service, service))
+        service = self.create_service(SetInstruction, "~/set_instruction", self._on_set_instruction)
+        self._endpoints.append(partial(self.destroy_service, service))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable, profile) -> None:
         subscription = self.create_subscription(
@@ -253,6 +256,17 @@ class VlaNode(LifecycleNode):
         self._engine.on_instruction(message.data)
         if message.data.strip():
             self._parameter_server.note("instruction", message.data.strip())
+
+    def _on_set_instruction(self, request: SetInstruction.Request,
+                            response: SetInstruction.Response) -> SetInstruction.Response:
+        text = request.instruction.strip()
+        response.success = bool(text)
+        if text:
+            self._on_instruction(String(data=text))
+            response.message = text
+        else:  # unlike the topic, it leaves the task as it is: the caller is told
+            response.message = "the instruction is empty: give the task in natural language"
+        return response
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         episode, start = self._engine.reset_episode()
