@@ -33,8 +33,9 @@ from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
-from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, load_model
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
+from specprune_ros.vla.registry import load_backbone
 
 __all__ = [
     "ActionChunk", "Episode", "FixedSettings", "Observation", "Policy", "load_policy",
@@ -55,7 +56,7 @@ def load_policy(
     runtime: str = "auto",
     fixed: FixedSettings = DEFAULT,
 ) -> Policy:
-    """Load an OpenVLA-OFT checkpoint directory.
+    """Load an OpenVLA-OFT checkpoint directory, or one of a backbone that a plug-in registers.
 
     dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on CUDA and on a CPU with
         instructions for it, else float32.
@@ -70,7 +71,7 @@ def load_policy(
 
     Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
     """
-    loaded = load_model(checkpoint_dir, device, dtype, action_head)
+    loaded = load_backbone(checkpoint_dir, device, dtype, action_head)
     return Policy(
         loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period,
         Runtime(loaded.model, runtime, fixed),
