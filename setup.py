@@ -176,6 +176,7 @@ ROS_KILTED = [
     'ros-diagnostic-msgs~=5.5.1',
     'ros-geometry-msgs~=5.5.1',
     'ros-lifecycle-msgs~=2.3.0',
+    'ros-nav-msgs~=5.5.1',
     'ros-rcl-interfaces~=2.3.0',
     'ros-rosgraph-msgs~=2.3.0',
     'ros-rosidl-default-runtime~=1.7.1',
@@ -192,6 +193,7 @@ ROS_JAZZY = [
     'ros-diagnostic-msgs~=5.3.6',
     'ros-geometry-msgs~=5.3.6',
     'ros-lifecycle-msgs~=2.0.2',
+    'ros-nav-msgs~=5.3.6',
     'ros-rcl-interfaces~=2.0.2',
     'ros-rosgraph-msgs~=2.0.2',
     'ros-rosidl-default-runtime~=1.6.0',
@@ -210,6 +212,7 @@ setup(
     packages=find_packages(include=[PACKAGE, PACKAGE + '.*'],
                            exclude=[f'{PACKAGE}.{kind}{rest}' for kind in INTERFACES
                                     for rest in ('', '.*')]),
+    package_data={PACKAGE: ['view/static/*']},
     ext_modules=[MessageExtension()],
     cmdclass={'build_ext': BuildMessages, 'build_py': BuildModules},
     data_files=[
@@ -229,6 +232,7 @@ setup(
         'pin~=4.1',  # apt: pinocchio
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
+        'aiohttp~=3.8',  # specprune view
         'rich>=13,<16',
         'matplotlib~=3.10',
         'pyyaml>=5.4,<7',
@@ -246,6 +250,7 @@ setup(
             'pytest-xdist~=3.6',
             'hypothesis~=6.100',
             'ruff~=0.15',
+            'selenium~=4.20',  # with a Chromium and chromedriver; skipped without
         ],
     },
     zip_safe=False,
