@@ -21,8 +21,8 @@ DEMO_ARGS ?=
 
 # What the installed part of the package (messages, entry points, dependencies) is made of. Python
 # modules, config/, launch/ and models/ are read from the checkout.
-INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg \
-    $(wildcard msg/*.msg cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
+INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg srv \
+    $(wildcard msg/*.msg srv/*.srv cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
 
 # Of `make docs`: an environment with Sphinx alone.
 DOCS_VENV ?= .venv-docs

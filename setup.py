@@ -1,8 +1,8 @@
 """Build of specprune_ros for pip and for colcon alike.
 
-``build_ext`` runs ROS's own CMake macros on msg/*.msg (CMakeLists.txt) and packs what they
-install. It uses the sourced ROS where there is one, otherwise the ROS that lies in the running
-Python environment as wheels.
+``build_ext`` runs ROS's own CMake macros on msg/*.msg and srv/*.srv (CMakeLists.txt) and packs
+what they install. It uses the sourced ROS where there is one, otherwise the ROS that lies in the
+running Python environment as wheels.
 """
 import os
 import shutil
@@ -16,10 +16,11 @@ from setuptools.command.build_py import build_py
 
 PACKAGE = 'specprune_ros'
 VERSION = '0.1.0'
+INTERFACES = ('msg', 'srv')  # folders of what rosidl compiles
 HERE = Path(__file__).resolve().parent
 
 
-# Appended to the generated msg/__init__.py.
+# Appended to the generated msg/__init__.py and srv/__init__.py.
 LOAD_LIBRARIES = '''
 
 def _load_libraries():
@@ -66,11 +67,13 @@ class BuildMessages(build_ext):
         target = HERE / PACKAGE if self.inplace else Path(self.build_lib) / PACKAGE
         generated = install / 'python' / PACKAGE
         (generated / '__init__.py').unlink()  # the hand-written one stays
-        shutil.rmtree(target / 'msg', ignore_errors=True)  # messages that are gone by now
+        for kind in INTERFACES:  # those that are gone by now
+            shutil.rmtree(target / kind, ignore_errors=True)
         shutil.copytree(generated, target, dirs_exist_ok=True,
                         ignore=shutil.ignore_patterns('__pycache__', '*.c'))
-        with open(target / 'msg/__init__.py', 'a') as file:
-            file.write(LOAD_LIBRARIES)
+        for kind in INTERFACES:
+            with open(target / kind / '__init__.py', 'a') as file:
+                file.write(LOAD_LIBRARIES)
         self.distribution.data_files.extend(installed_files(install))
 
     def get_outputs(self):
@@ -104,7 +107,7 @@ class BuildMessages(build_ext):
         source.mkdir()
         for name in ('CMakeLists.txt', 'package.xml'):
             shutil.copy2(HERE / name, source)
-        for name in ('cmake', 'msg'):
+        for name in ('cmake', *INTERFACES):
             shutil.copytree(HERE / name, source / name)
         subprocess.run(['cmake', '-S', str(source), '-B', str(build / 'cmake'), *options],
                        check=True, env=env)
@@ -117,7 +120,7 @@ def ros_prefixes():
     try:
         import rosidl_generator_py
     except ImportError:
-        sys.exit('specprune_ros: no ROS to compile msg/*.msg with. Source a ROS 2 '
+        sys.exit('specprune_ros: no ROS to compile msg/ and srv/ with. Source a ROS 2 '
                  '(. /opt/ros/<distro>/setup.sh), or install with build isolation (pip install .).')
     generator = Path(rosidl_generator_py.__file__)
     sourced = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
@@ -135,7 +138,8 @@ def ros_prefixes():
 
 def installed_files(install):
     """Return as data_files what rosidl installed beside the Python modules."""
-    wanted = ['lib/*.so*', 'include/**/*', f'share/{PACKAGE}/msg/*', f'share/{PACKAGE}/cmake/*',
+    wanted = ['lib/*.so*', 'include/**/*', f'share/{PACKAGE}/cmake/*',
+              *(f'share/{PACKAGE}/{kind}/*' for kind in INTERFACES),
               'share/ament_index/resource_index/rosidl_interfaces/*']
     files = {}
     for pattern in wanted:
@@ -177,6 +181,7 @@ ROS_KILTED = [
     'ros-rosgraph-msgs~=2.3.0',
     'ros-rosidl-default-runtime~=1.7.1',
     'ros-sensor-msgs~=5.5.1',
+    'ros-service-msgs~=2.3.0',
     'ros-std-msgs~=5.5.1',
     'ros-std-srvs~=5.5.1',
     'ros-trajectory-msgs~=5.5.1',
@@ -193,6 +198,7 @@ ROS_JAZZY = [
     'ros-rosgraph-msgs~=2.0.2',
     'ros-rosidl-default-runtime~=1.6.0',
     'ros-sensor-msgs~=5.3.6',
+    'ros-service-msgs~=2.0.2',
     'ros-std-msgs~=5.3.6',
     'ros-std-srvs~=5.3.6',
     'ros-trajectory-msgs~=5.3.6',
@@ -204,7 +210,8 @@ setup(
     description='A Vision-Language-Action policy for ROS 2 whose visual tokens are pruned',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, PACKAGE + '.*'],
-                           exclude=[PACKAGE + '.msg', PACKAGE + '.msg.*']),
+                           exclude=[f'{PACKAGE}.{kind}{rest}' for kind in INTERFACES
+                                    for rest in ('', '.*')]),
     package_data={PACKAGE: ['view/static/*']},
     ext_modules=[MessageExtension()],
     cmdclass={'build_ext': BuildMessages, 'build_py': BuildModules},

@@ -123,7 +123,7 @@ else
 fi
 
 # The modules of the checkout come before the installed copy, whose compiled messages are found
-# through the package's __path__. So an edit counts at once; only msg/ and setup.py need this
+# through the package's __path__. So an edit counts at once; only msg/, srv/ and setup.py need this
 # script again.
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import os; print(f"import sys; sys.path.insert(0, {os.getcwd()!r})")' \
@@ -131,4 +131,5 @@ site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 "$python" -c 'from rclpy.serialization import serialize_message
 from specprune_ros.msg import ActionChunk
+from specprune_ros.srv import SetInstruction
 serialize_message(ActionChunk())' || fail "the compiled messages do not work with $kind"

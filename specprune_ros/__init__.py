@@ -5,7 +5,7 @@ Two public APIs: :mod:`specprune_ros.policy` (Python, no ROS) and the nodes in
 """
 from pkgutil import extend_path
 
-# The generated subpackage ``specprune_ros.msg`` lies in the installed copy while the
+# The generated subpackages ``specprune_ros.msg`` and ``.srv`` lie in the installed copy while the
 # modules may be imported from a checkout (pytest, colcon build --symlink-install).
 __path__ = extend_path(__path__, __name__)
 

@@ -86,6 +86,7 @@ LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 # Domain 101 is the last whose ports lie below Linux's ephemeral ports (32768).
 _DOMAINS = range(1, 101)
 _NAMESPACE = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?")
+_PARTICIPANTS = 16  # of a domain that are looked for
 _LOCK_PORT = 47100  # loopback TCP port of domain 0 that says "taken" among runs of this package
 
 
@@ -213,9 +214,12 @@ def reserve_domain() -> tuple[int, socket.socket]:
 
 
 def _domain_is_silent(domain: int) -> bool:
-    """Whether no DDS participant has the ports of the domain's first participant."""
-    base = 7400 + 250 * domain  # RTPS 9.6.1: PB + DG * domain; + 10, 11 unicast of participant 0
-    for port in (base + 10, base + 11):
+    """Whether none of the domain's first participants is there.
+
+    Not the very first one alone: what a killed run has left behind may be any of them.
+    """
+    base = 7400 + 250 * domain  # RTPS 9.6.1: PB + DG * domain; 10 + 2 n, 11 + 2 n of participant n
+    for port in range(base + 10, base + 10 + 2 * _PARTICIPANTS):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind(("", port))

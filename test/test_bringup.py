@@ -2,6 +2,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,16 @@ def test_a_closed_lock_frees_the_domain(monkeypatch):
     with pytest.raises(ConfigurationError, match="ROS_DOMAIN_ID"):
         reserve_domain()
     lock.close()
+    reserve_domain()[1].close()
+
+
+def test_what_a_killed_run_has_left_behind_is_not_shared(monkeypatch):
+    """Its first participant is gone, another of its processes is still there."""
+    monkeypatch.setattr(bringup, "_DOMAINS", [96])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as orphan:
+        orphan.bind(("", 7400 + 250 * 96 + 10 + 2 * 3))  # participant 3
+        with pytest.raises(ConfigurationError, match="no free ROS domain"):
+            reserve_domain()
     reserve_domain()[1].close()
 
 

@@ -89,6 +89,7 @@ def check_rclpy() -> Finding:
     """rclpy, which RMW it loads, and the compiled messages: asked for in a process of its own."""
     code = ("import rclpy, rclpy.utilities\n"
             "from specprune_ros.msg import PruneStats\n"
+            "from specprune_ros.srv import SetInstruction\n"
             "from rclpy.serialization import serialize_message\n"
             "serialize_message(PruneStats())\n"
             "print(rclpy.utilities.get_rmw_implementation_identifier())\n"

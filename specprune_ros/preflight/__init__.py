@@ -3,7 +3,7 @@
     findings = check_policy(policy, ("primary", "wrist"))
     raise_failures(findings)
 
-``specprune doctor`` shows these findings beside those about the machine; vla_node can ask for them
+``specprune doctor`` shows these findings beside those about the machine; vla_node asks for them
 when it is configured. Checks are independent: an error in one is its own FAIL line.
 """
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ActionError, ConfigurationError
+from ..errors import ActionError, ConfigurationError, JointStateError
 from .kinematics import ArmKinematics
 from .rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -17,6 +17,8 @@ _ITERATIONS = 20
 _STEP = 0.2  # largest change of a joint in one iteration, rad or m
 _POSITION_TOLERANCE = 1e-4  # m
 _ROTATION_TOLERANCE = 1e-3  # rad
+_BEYOND = 0.05  # rad or m by which a joint may be measured beyond its limit
+_NOISE = 0.1  # rad or m by which it may be off from one reading to the next, besides its motion
 
 
 class MotionRefused(ActionError):
@@ -42,6 +44,35 @@ class JointLimits:
         for name, value in vars(self).items():
             if not (math.isfinite(value) and value > 0) and not (name == "margin" and value == 0):
                 raise ConfigurationError(f"{name} is {value}; it must be positive and finite")
+
+
+def check_reading(kinematics: ArmKinematics, positions: np.ndarray,
+                  before: np.ndarray | None, elapsed: float) -> None:
+    """Check that an arm can be where its joint states say; an arm that is stopped is sent there.
+
+    positions: [n] measured. before: [n] of the last reading, ``elapsed`` s ago; None for the first.
+
+    Raises:
+        JointStateError: a joint is far beyond its limits, or moved far faster than it can.
+    """
+    names = kinematics.joint_names
+    lower, upper = kinematics.position_limits
+    beyond = ~((positions >= lower - _BEYOND) & (positions <= upper + _BEYOND))
+    if beyond.any():
+        k = int(np.argmax(beyond))
+        raise JointStateError(f"joint {names[k]} is measured at {positions[k]:.4g}, its limits are "
+                              f"{lower[k]:.4g} to {upper[k]:.4g}. Check the joint states and the "
+                              "robot description")
+    if before is None:
+        return
+    way = np.abs(kinematics.displacement(before, positions))
+    jumped = ~(way <= kinematics.velocity_limits * max(elapsed, 0.0) + _NOISE)
+    if jumped.any():
+        k = int(np.argmax(jumped))
+        raise JointStateError(f"joint {names[k]} is measured {way[k]:.4g} away from where it was "
+                              f"{elapsed:.3f} s before, its limit is "
+                              f"{kinematics.velocity_limits[k]:.4g}/s. More than one publisher on "
+                              "joint_states?")
 
 
 class JointMotion:

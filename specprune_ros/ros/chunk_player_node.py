@@ -24,11 +24,12 @@ from ..errors import ConfigurationError, SpecpruneError
 from . import qos
 from .diagnostics import ERROR, OK, WARN, Diagnostics, Report
 from .parameters import ParameterServer
-from .player_core import PlayerCore, State
+from .player_core import REFUSED, PlayerCore, State
 from .player_outputs import make_output
 from .player_parameters import PlayerSettings
 from .spinning import spin_until_signal
 
+REFUSAL_LOG_PAUSE = 5.0  # s between two lines in the log about chunks that are refused
 FORWARD_JUMP = 5.0  # s by which the ROS clock may step without a new start
 
 
@@ -116,6 +117,8 @@ class ChunkPlayerNode(Node):
     def _report(self, text: str) -> None:
         if text.startswith((State.MOVING.value, State.IDLE.value)):
             self.get_logger().info(text)
+        elif text.startswith(REFUSED):  # each may have another reason
+            self.get_logger().warning(text, throttle_duration_sec=REFUSAL_LOG_PAUSE)
         else:
             self.get_logger().warning(text)
 
@@ -125,6 +128,7 @@ class ChunkPlayerNode(Node):
         if core.latch.reason:
             level = ERROR
         values = {"output": core.settings["output"], **vars(core.counters),
+                  "last rejection": core.last_rejection,
                   "parameter revision": core.settings.revision}
         return Report(level, core.state.value + (f": {core.why}" if core.why else ""), values)
 

@@ -137,13 +137,17 @@ class Engine:
             self._callbacks.changed()
             return reason
 
-    def time_jumped(self, backward: bool) -> bool:
-        """Take note that the ROS clock was set; returns whether a new episode started."""
+    def time_jumped(self, backward: bool, another_clock: bool = False) -> bool:
+        """Take note that the ROS clock was set, or is another one from now on (use_sim_time was
+        changed); returns whether a new episode started."""
         with self._lock:
             now = self._callbacks.now()
             if self._active and self.responder.safety.moving:
                 self.responder.hold("the clock was set")
-            if backward:
+            if another_clock:
+                began = self.planner.clock_changed()
+                self.responder.safety.time_went_back(now)
+            elif backward:
                 began = self.planner.time_went_back(now)
                 self.responder.safety.time_went_back(now)
             else:

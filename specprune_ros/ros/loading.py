@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from ..policy import load_policy
+from ..preflight import Level, check_policy, raise_failures
 from ..share import checkpoint_dir
 from .arm_state import ArmTracker
 from .query import Policy
@@ -26,11 +28,14 @@ def checkpoint_path(settings: VlaSettings) -> Path:
     return checkpoint_dir(settings["checkpoint"])
 
 
-def load(settings: VlaSettings) -> Policy:
-    """Load and warm up the policy.
+def load(settings: VlaSettings, warn: Callable[[str], None]) -> Policy:
+    """Load, check and warm up the policy.
+
+    ``warn`` is told what the preflight found that does not keep the policy from running.
 
     Raises:
-        CheckpointError: files are missing, broken or do not fit one another.
+        CheckpointError: files are missing, broken or do not fit one another, or the preflight has
+            found what makes every action wrong.
         ConfigurationError: parameters are out of range or do not fit the checkpoint.
     """
     if settings["num_threads"]:
@@ -47,6 +52,14 @@ def load(settings: VlaSettings) -> Policy:
         control_period=settings["control_period"],
     )
     policy.set_pruning(settings.method, settings["pruning_seed"])
+    findings = check_policy(policy, settings["cameras"])
+    for finding in findings:
+        if finding.level is Level.WARN:
+            warn(f"preflight: {finding}")
+    try:
+        raise_failures(findings)
+    except ConfigurationError as error:
+        raise CheckpointError(f"preflight: {error}") from error
     policy.warm_up(settings["cameras"])
     return policy
 

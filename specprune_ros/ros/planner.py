@@ -198,8 +198,23 @@ class QueryPlanner:
         self.arm.forget_motion()
         return began
 
+    def clock_changed(self) -> bool:
+        """Forget every input: their stamps are of another clock; returns whether a new episode
+        started."""
+        began = self._last_query is not None or self._busy
+        if began:
+            self._next_episode()
+        self._forget_pictures()
+        self.arm.forget_after(-1)
+        self.newest.clear()
+        self._not_before = None
+        self._clock_unknown = False
+        return began
+
     def next_job(self, now: int) -> Job | None:
         """What to do next, or None if there is nothing to do."""
+        if now == 0:  # simulated time that has not begun: nothing is known to be new
+            return None
         sets = self._matched_sets()
         again = not sets and self._reconsider and self._last_set is not None
         if again:
@@ -244,8 +259,13 @@ class QueryPlanner:
     def missing(self, now: int) -> list[str]:
         """What keeps the node from querying, in words; empty if nothing does."""
         needed = self.inputs if self.needs_arm else self.inputs[:-1]
-        problems = [staleness(name, age, self.settings["input_timeout"])
-                    for name, age in zip(needed, self.ages(now))]
+        if now == 0:  # no age is known
+            problems = ["clock: simulated time has not begun. Publish /clock, or set use_sim_time "
+                        "to false", *(staleness(name, None, 0) for name in needed
+                                      if name not in self.newest)]
+        else:
+            problems = [staleness(name, age, self.settings["input_timeout"])
+                        for name, age in zip(needed, self.ages(now))]
         if self.needs_arm and not self.arm.ready:
             problems.append("robot_description: none yet. Publish a URDF on it (transient local) "
                             "or set the parameter robot_description_file")

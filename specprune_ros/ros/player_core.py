@@ -21,6 +21,7 @@ from .conversions import NANOSECONDS
 from .player_chunks import arm_chunk
 from .player_parameters import PlayerSettings
 
+REFUSED = "chunk refused"  # how a report of one begins
 HOLD_FOR = 1.0  # s that holding is commanded; then whatever moves the arm holds by itself
 _STATES = {VlaStatus.UNCONFIGURED: "unconfigured", VlaStatus.INACTIVE: "inactive"}
 
@@ -89,7 +90,8 @@ class PlayerCore:
         self._status: VlaStatus | None = None
         self._status_at = -math.inf
         self._held_since = 0
-        self._rejection = ""
+        self.last_rejection = ""  # of a chunk
+        self._rejection = ""  # the same, until a good one comes
 
     def apply(self, settings: PlayerSettings) -> None:
         """Use other settings; what is blended starts anew if its kind changes."""
@@ -112,8 +114,8 @@ class PlayerCore:
         except ActionError as error:
             self.counters.rejected += 1
             if str(error) != self._rejection:  # the same defect is reported once in a row
-                self._rejection = str(error)
-                self._report(f"chunk refused ({self.counters.rejected} so far): {error}")
+                self._rejection = self.last_rejection = str(error)
+                self._report(f"{REFUSED} ({self.counters.rejected} so far): {error}")
             return
         self._rejection = ""
         self.counters.chunks += taken

@@ -14,7 +14,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ..errors import JointStateError
-from ..robot.joint_motion import JointMotion
+from ..robot.joint_motion import JointMotion, check_reading
 from ..robot.kinematics import ArmKinematics
 from ..robot.motion import NEUTRAL_GRIPPER, Motion
 from . import qos
@@ -129,14 +129,19 @@ class _JointOutput(_Publishing):
             self._defect = (f"joint states have {len(set(message.name))} different names and "
                             f"{len(message.position)} positions")
             return
+        stamp = stamp_to_ns(message.header.stamp)
+        elapsed = (stamp - self._measured_at) / NANOSECONDS
+        if -1.0 < elapsed < 0.0:
+            return  # overtaken by a newer one
+        # Earlier by more than that: the clock was set, and the arm may be anywhere.
+        before = self._measured if elapsed >= 0.0 else None
+        kinematics = self._motion.kinematics
         try:
-            positions = self._motion.kinematics.select(dict(zip(message.name, message.position)))
+            positions = kinematics.select(dict(zip(message.name, message.position)))
+            check_reading(kinematics, positions, before, elapsed)
         except JointStateError as error:
             self._defect = str(error)
             return
-        stamp = stamp_to_ns(message.header.stamp)
-        if stamp < self._measured_at and self._measured_at - stamp < NANOSECONDS:
-            return  # overtaken by a newer one
         self._measured, self._measured_at, self._defect = positions, stamp, ""
 
     def trouble(self, now: int) -> str:

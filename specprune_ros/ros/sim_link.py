@@ -45,6 +45,8 @@ class PolicyLink:
         self._exact = False
         self._episode = 0  # as vla_node counts
         self._newest: PlayableChunk | None = None
+        self._answered_ns = 0  # stamp of the observation that was answered last
+        self._seen_ns = 0  # stamp of the newest chunk of the policy, expected or not
         self._status: VlaStatus | None = None
         self._complaints: set[str] = set()
         self._rejection = ""
@@ -94,6 +96,7 @@ class PolicyLink:
         Chunks that come meanwhile are not taken.
         """
         self.expect("", 0, exact=True)
+        self._seen_ns = 0
         deadline = None if patience is None else time.monotonic() + patience
         while True:
             set_clock()
@@ -151,15 +154,21 @@ class PolicyLink:
     def await_chunk(self, republish: Callable[[], None]) -> PlayableChunk:
         """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out.
 
-        A hold of that stamp is one: vla_node has no other answer to the observation.
+        A hold of that stamp is one: vla_node has no other answer to the observation. Where it has
+        answered another one since (it tried again after a hold, or somebody started an episode),
+        its next query would be due after this observation: then it is asked to start anew.
         """
         while not self.spin_until(lambda: self._newest is not None, self._timeout):
             self._complain("chunk", f"no chunk for the observation at "
                            f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
                            f"{self._policy_state()}; publishing it again")
+            if self._seen_ns > self._answered_ns:
+                self._seen_ns = 0
+                self._episode = reset_number(self._call_reset() or "") or self._episode
             republish()
         self._content("chunks arrive again")
         chunk, self._newest = self._newest, None
+        self._answered_ns = chunk.stamp_ns
         return chunk
 
     def take_newest(self) -> PlayableChunk | None:
@@ -179,6 +188,8 @@ class PolicyLink:
         self._rejection = ""
         stamp_ns = stamp_to_ns(message.header.stamp)
         fits = stamp_ns == self._earliest_ns if self._exact else stamp_ns >= self._earliest_ns
+        if message.instruction == self._instruction and not chunk.hold:
+            self._seen_ns = stamp_ns
         if chunk.hold:  # the one that ends an episode has the stamp with which the next begins
             fits = fits and chunk.episode >= self._episode
         if message.instruction != self._instruction or not fits:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -24,6 +24,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from specprune_ros.msg import VlaStatus
+from specprune_ros.srv import SetInstruction
 
 from ..errors import CheckpointError, ConfigurationError, SpecpruneError
 from . import qos
@@ -54,7 +55,11 @@ STOP_TIMEOUT = 30.0  # s that a running query may take to end when the node is c
 SETTLE_TIMEOUT = 0.1  # s that ~/settle waits; the executor's thread does nothing else meanwhile
 FORWARD_JUMP = 10.0  # s by which the ROS clock may step without a new episode
 HOLD_LOG_PAUSE = 5.0  # s between two lines in the log that say so
+_OTHER_CLOCK = (ClockChange.ROS_TIME_ACTIVATED, ClockChange.ROS_TIME_DEACTIVATED)
 WATCH_PERIOD = 0.05  # s of wall time between two looks at what is overdue
+
+
+PolicyLoader = Callable[[VlaSettings, Callable[[str], None]], Policy]
 
 
 class VlaNode(LifecycleNode):
@@ -63,8 +68,8 @@ class VlaNode(LifecycleNode):
     Its callbacks belong to a single-threaded executor.
     """
 
-    def __init__(self, load_policy: Callable[[VlaSettings], Policy] = load, **kwargs) -> None:
-        """``load_policy`` makes the policy from the parameters; ``kwargs`` as for rclpy's Node."""
+    def __init__(self, load_policy: PolicyLoader = load, **kwargs) -> None:
+        """``load_policy`` makes the policy, as loading.load(); ``kwargs`` as for rclpy's Node."""
         super().__init__("vla_node", **kwargs)
         self._load_policy = load_policy
         self._engine_lock = threading.Condition()
@@ -80,9 +85,10 @@ class VlaNode(LifecycleNode):
         self._autostart = self._settings()["autostart"]
         self._failed_with: tuple | None = None  # fingerprint at the last failure
         self._seen: tuple | None = None  # fingerprint at the last look
+        self._warned: set[str] = set()  # what the log has of the policy
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=Duration(seconds=FORWARD_JUMP),
-                          min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+                          min_backward=Duration(nanoseconds=-1), on_clock_change=True),
             post_callback=self._on_time_jump)
         # Wall time: a simulated clock that stands still must not hide the status.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -100,7 +106,7 @@ class VlaNode(LifecycleNode):
         try:
             settings.check()
             with self._reporter.meanwhile():
-                policy = self._load_policy(settings)
+                policy = self._load_policy(settings, self._warn_once)
             self._outputs = VlaOutputs(self, settings["cameras"], self._dry_run)
             self._endpoints.append(self._outputs.close)
             self._engine = Engine(policy, settings, self._reporter.faults, self._engine_lock,
@@ -175,6 +181,8 @@ class VlaNode(LifecycleNode):
                                ("~/clear_fault", self._on_clear)):
             service = self.create_service(Trigger, name, callback)
             self._endpoints.append(partial(self.destroy_service, service))
+        service = self.create_service(SetInstruction, "~/set_instruction", self._on_set_instruction)
+        self._endpoints.append(partial(self.destroy_service, service))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable, profile) -> None:
         subscription = self.create_subscription(
@@ -192,6 +200,12 @@ class VlaNode(LifecycleNode):
         while self._endpoints:
             self._endpoints.pop()()
         free_memory()
+
+    def _warn_once(self, text: str) -> None:
+        """Log a warning about the policy, unless the log has it: autostart tries again."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.get_logger().warning(text)
 
     def _report_configuration(self, error: Exception) -> None:
         code = FaultCode.CONFIGURATION
@@ -243,6 +257,17 @@ class VlaNode(LifecycleNode):
         if message.data.strip():
             self._parameter_server.note("instruction", message.data.strip())
 
+    def _on_set_instruction(self, request: SetInstruction.Request,
+                            response: SetInstruction.Response) -> SetInstruction.Response:
+        text = request.instruction.strip()
+        response.success = bool(text)
+        if text:
+            self._on_instruction(String(data=text))
+            response.message = text
+        else:  # unlike the topic, it leaves the task as it is: the caller is told
+            response.message = "the instruction is empty: give the task in natural language"
+        return response
+
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         episode, start = self._engine.reset_episode()
         response.message = reset_answer(episode, start)
@@ -263,7 +288,8 @@ class VlaNode(LifecycleNode):
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         backward = jump.delta.nanoseconds < 0
-        if self._engine is not None and self._engine.time_jumped(backward):
+        changed = jump.clock_change in _OTHER_CLOCK
+        if self._engine is not None and self._engine.time_jumped(backward, changed):
             self.get_logger().info("the clock was set: a new episode begins")
 
     def _settings(self) -> VlaSettings:
@@ -292,8 +318,7 @@ class VlaNode(LifecycleNode):
             log_error=lambda text: log.error(text))
 
 
-def main(args: Sequence[str] | None = None,
-         load_policy: Callable[[VlaSettings], Policy] = load) -> int:
+def main(args: Sequence[str] | None = None, load_policy: PolicyLoader = load) -> int:
     """Run the node until it is interrupted. Returns the exit status."""
     # ROS's own handler would shut the context down before the node can publish a last hold chunk.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -36,7 +36,8 @@ def sdist(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source") / "specprune_ros"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
         ".git", ".venv*", "build", "install", "log", "out", "test", "*.egg-info", "__pycache__"))
-    shutil.rmtree(source / "specprune_ros/msg", ignore_errors=True)
+    for kind in ("msg", "srv"):
+        shutil.rmtree(source / "specprune_ros" / kind, ignore_errors=True)
     run(sys.executable, "setup.py", "-q", "sdist", "-d", str(source.parent / "dist"), cwd=source)
     (archive,) = (source.parent / "dist").iterdir()
     return archive
@@ -49,6 +50,7 @@ def test_sdist_holds_what_the_build_needs(sdist):
     assert {"package.xml", "CMakeLists.txt", "cmake/pip_wheels.cmake", "resource/specprune_ros",
             "pyproject.toml", "setup.cfg", "LICENSE", "CHANGELOG.rst"} <= names
     assert {f"msg/{name}.msg" for name in MESSAGES} | share_files() <= names
+    assert "srv/SetInstruction.srv" in names
     assert not {n for n in names if n.endswith(".pyc") or n.startswith((".venv", "test/"))}
 
 
@@ -72,8 +74,10 @@ def test_wheel_made_of_the_sdist_is_complete(sdist, tmp_path):
             "share/specprune_ros/cmake/specprune_rosConfig.cmake",
             "lib/libspecprune_ros__rosidl_typesupport_c.so",
             "lib/libspecprune_ros__rosidl_generator_c.so"} <= data
-    assert {"specprune_ros/msg/__init__.py", "specprune_ros/share.py"} <= names
+    assert {"specprune_ros/msg/__init__.py", "specprune_ros/srv/__init__.py",
+            "specprune_ros/share.py"} <= names
+    assert "share/specprune_ros/srv/SetInstruction.srv" in data
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "specprune_ros").rglob("*.py")
-               if "msg" not in p.relative_to(ROOT).parts}
+               if not {"msg", "srv"} & set(p.relative_to(ROOT).parts)}
     assert modules <= names
     assert "specprune = specprune_ros.cli:main" in entry_points

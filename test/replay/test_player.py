@@ -56,7 +56,7 @@ def node(spun):
     def start(policy=SlowPolicy, **parameters):
         policies = []
 
-        def load(settings):
+        def load(settings, warn):
             policies.append(policy(settings))
             return policies[-1]
 

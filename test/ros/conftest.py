@@ -49,7 +49,7 @@ class Ros:
         self._nodes.append(node)
         return node
 
-    def spin_until(self, condition, timeout=60.0, again=None, period=1.0):
+    def spin_until(self, condition, timeout=120.0, again=None, period=1.0):
         """Spin until the condition holds, calling ``again`` from time to time; whether it did."""
         end = time.monotonic() + timeout
         due = time.monotonic() + period

@@ -23,4 +23,4 @@ class Forgetful(FakePolicy):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv, Forgetful))
+    sys.exit(main(sys.argv, lambda settings, warn: Forgetful(settings)))

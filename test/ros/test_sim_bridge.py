@@ -88,14 +88,17 @@ def test_lockstep_publishes_an_observation_per_period_and_ends_after_the_episode
 
 
 def test_time_grows_by_one_period_through_every_episode(bench):
+    """Of /clock, which keeps the newest ten messages only, some may be lost on a busy machine."""
     bench.policy.on_image = every_eighth
     bench.start(episodes=2)
     assert bench.finish() == 0
+    times = stamps(bench.policy.statuses)
+    assert times[0] > 0
+    assert np.diff(times).tolist() == [50_000_000] * (2 * STEPS + 1)
     clock = [nanoseconds(message.clock) for message in bench.policy.clocks]
-    assert clock[0] > 0
     assert np.diff(clock).min() >= 0  # the time of a first observation is published ahead of it
-    assert np.diff(sorted(set(clock))).tolist() == [50_000_000] * (2 * STEPS + 1)
-    assert sorted(set(clock)) == stamps(bench.policy.statuses)
+    assert set(clock) <= set(times) and clock[-1] == times[-1]
+    assert len(set(clock)) > STEPS
 
 
 def test_episode_starts_with_reset_then_instruction_then_observation(bench):
@@ -265,6 +268,26 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_observation(bench):
     assert asked.count(asked[0]) >= 3
     assert bench.log().count("no chunk for the observation at 0.050 s") == 1
     assert "chunks arrive again" in bench.log()
+    assert bench.policy.statuses[-1].chunks == 3
+
+
+def test_a_policy_that_is_out_of_step_is_asked_to_start_anew(bench):
+    """It has answered an observation in between, and will not be asked before eight after it."""
+    asked = []
+
+    def answer(policy, stamp, count):
+        first = policy.resets == 1 and len(asked) < 9
+        if nanoseconds(stamp) not in asked:
+            asked.append(nanoseconds(stamp))
+        if first and len(asked) in (1, 3):
+            policy.answer(stamp)  # the third as if an episode had begun with it
+        elif policy.resets == 2 and (len(asked) - 1) % 8 == 0:
+            policy.answer(stamp)
+
+    bench.policy.on_image = answer
+    bench.start(chunk_timeout=0.5)
+    assert bench.finish() == 0
+    assert bench.policy.resets == 2
     assert bench.policy.statuses[-1].chunks == 3
 
 

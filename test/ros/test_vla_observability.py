@@ -10,6 +10,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from specprune_ros.msg import VlaStatus
+from specprune_ros.srv import SetInstruction
 from vla_bench import Bench
 from vla_rig import INSTRUCTION, URDF
 
@@ -211,6 +212,25 @@ def test_task_can_be_set_as_a_parameter_and_shows_what_the_topic_said(bench):
     bench.rig.instruct("open the gripper")
     bench.rig.until(lambda: bench.rig.chunks[-1].instruction == "open the gripper")
     assert bench.node.get_parameter("instruction").value == "open the gripper"
+
+
+def test_task_can_be_set_by_a_service_that_answers(bench):
+    bench.rig.query()
+    answer = set_instruction(bench, " push the plate ")
+    assert (answer.success, answer.message) == (True, "push the plate")
+    bench.rig.until(lambda: bench.rig.chunks[-1].instruction == "push the plate")
+    assert bench.rig.chunks[-1].episode == 1
+    assert bench.node.get_parameter("instruction").value == "push the plate"
+    assert set_instruction(bench, "push the plate").success  # no change, no new episode
+    refused = set_instruction(bench, "  ")
+    assert not refused.success and "natural language" in refused.message
+    chunk, _ = bench.rig.query()
+    assert (chunk.instruction, chunk.episode) == ("push the plate", 1)
+
+
+def set_instruction(bench, text):
+    return bench.rig.call(SetInstruction, "vla_node/set_instruction",
+                          SetInstruction.Request(instruction=text))
 
 
 def test_task_of_the_parameter_file_needs_no_topic(ros):

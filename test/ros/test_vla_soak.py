@@ -15,7 +15,7 @@ QUERIES = 30 * 60 * 20 // 8  # of 8 control periods of 0.05 s
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("node", [
     pytest.param(FAKE, id="fake_policy"), pytest.param(VLA_NODE, id="shipped_policy")])
-def test_memory_is_flat_over_30_minutes_of_simulated_time(ros, processes, node):
+def test_memory_is_flat_over_30_minutes_of_simulated_time(ros, processes, node, record_property):
     rig = Rig(ros)
     process = processes.start(*node)
     rig.await_state(VlaStatus.WAITING)
@@ -34,6 +34,7 @@ def test_memory_is_flat_over_30_minutes_of_simulated_time(ros, processes, node):
         del rig.chunks[:-1], rig.stats[:-1], rig.statuses[:-1]
         if number % 100 == 99:
             sizes.append(resident(process.pid))
+    record_property("resident MiB, every 100 queries", [size >> 20 for size in sizes])
     assert process.poll() is None
     assert rig.status.failures == rig.status.rejected == 0
     # A tenth of the time is allowed for caches to fill.

@@ -18,7 +18,7 @@ class Loader:
         self.error = None
         self.meanwhile = lambda: True
 
-    def __call__(self, settings):
+    def __call__(self, settings, warn):
         assert self.meanwhile()
         if self.error:
             raise self.error
