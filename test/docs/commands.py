@@ -209,13 +209,14 @@ SMALL = {
 
 #: What stands for something of the reader's.
 PLACEHOLDERS = {"DIR": "{tiny}", "SUITE": "tabletop", "METHODS": "off,random_keep",
-                "FILE": "out.json"}
+                "FILE": "file{line}.json"}
 
 
 def to_run(command: Command, tiny: Path) -> list[str]:
     """Arguments of ``specprune`` for a run: placeholders filled, budgets small."""
     required = re.sub(r" \[--[^\]]*\]", "", command.text)  # synopses show options in brackets
     found = words(Command(command.page, command.line, required))[1:]
-    found = [PLACEHOLDERS.get(word, word).format(tiny=tiny) for word in found]
+    found = [PLACEHOLDERS.get(word, word) for word in found]
+    found = [word.replace("{tiny}", str(tiny)).replace("{line}", str(command.line)) for word in found]
     name = found[0] if found[0] != "analyze" else " ".join(found[:2])
     return [*found, *SMALL.get(name, "").split()]
