@@ -217,6 +217,7 @@ def to_run(command: Command, tiny: Path) -> list[str]:
     required = re.sub(r" \[--[^\]]*\]", "", command.text)  # synopses show options in brackets
     found = words(Command(command.page, command.line, required))[1:]
     found = [PLACEHOLDERS.get(word, word) for word in found]
-    found = [word.replace("{tiny}", str(tiny)).replace("{line}", str(command.line)) for word in found]
+    for name, stands_for in (("{tiny}", tiny), ("{line}", command.line)):
+        found = [word.replace(name, str(stands_for)) for word in found]
     name = found[0] if found[0] != "analyze" else " ".join(found[:2])
     return [*found, *SMALL.get(name, "").split()]
