@@ -9,7 +9,14 @@ from torch import nn
 from transformers import AttentionInterface
 
 from specprune_ros.training.data import Batch
-from specprune_ros.training.dropping import kept_patches, named_patches, select_rows
+from specprune_ros.training.dropping import (
+    LATER,
+    LATER_KEPT,
+    attended_patches,
+    kept_patches,
+    named_patches,
+    select_rows,
+)
 from specprune_ros.training.grounding import grounding_loss, visual_attention
 from specprune_ros.vla.openvla_oft.config import PATCH
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
@@ -120,15 +127,20 @@ class TrainingNetwork(nn.Module):
         return 3 * seen + error / presence.sum().clamp(min=1) / 2
 
     def forward(
-        self, batch: Batch, augment: bool = True, kept: int | None = None
+        self,
+        batch: Batch,
+        augment: bool = True,
+        kept: int | None = None,
+        by_attention: bool = False,
     ) -> tuple[Losses, torch.Tensor]:
         """Losses and predicted normalised actions [B, C, 7].
 
-        kept: visual tokens that stay behind the pointing layer; None: all of them.
+        kept: visual tokens that stay behind the pointing layer; None: all of them. by_attention:
+        those are the ones attended to, and fewer further down (training/dropping.py).
         """
         features = self.features(batch.images, augment)
         visual = self.model.projector(features.flatten(1, 2))
-        states, middle, grounding = self._decode(visual, batch, kept)
+        states, middle, grounding = self._decode(visual, batch, kept, by_attention)
         chunk = batch.actions.shape[1]
         predicted = self.model.action_head(states).float().unflatten(0, (-1, chunk))
         per_dim = (predicted - batch.actions).abs().mean((0, 1))
@@ -146,7 +158,7 @@ class TrainingNetwork(nn.Module):
         return losses, predicted
 
     def _decode(
-        self, visual: torch.Tensor, batch: Batch, kept: int | None
+        self, visual: torch.Tensor, batch: Batch, kept: int | None, by_attention: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read-out states [B, A, D], visual tokens [B, V, D] of the pointing layer, grounding."""
         model, size = self.model, len(visual)
@@ -162,18 +174,28 @@ class TrainingNetwork(nn.Module):
         middle, losses = hidden, []
         # Rows from the end: text, placeholders, stop. Those that the head reads stand one earlier.
         seeing = (slice(-tokens - text.shape[1], -1 - tokens), slice(-2 - tokens, -2))
-        patches = None
+        grid, depth = model.config.dino.grid, len(model.decoder.layers)
+        later = {int(part * depth) for part in LATER} if by_attention and kept else set()
+        patches = torch.arange(visual.shape[1], device=visual.device).expand(size, -1)
         for index, layer in enumerate(model.decoder.layers):
-            if self.grounding and index:
-                count = visual.shape[1] if patches is None else patches.shape[1]
-                cameras, named = named_patches(batch, model.config.dino.grid, patches)
-                for attention in visual_attention(layer, hidden, tables, seeing, count):
-                    losses.append(grounding_loss(attention, cameras, named))
+            if index and (self.grounding or by_attention):
+                cameras, named = named_patches(batch, grid, patches)
+                seen = visual_attention(layer, hidden, tables, seeing, patches.shape[1])
+                if self.grounding:
+                    losses += [grounding_loss(attention, cameras, named) for attention in seen]
+            if index in later:
+                count = int(LATER_KEPT * patches.shape[1])
+                chosen = attended_patches(seen[1], cameras, count)
+                hidden, tables = select_rows(hidden, tables, chosen, patches.shape[1])
+                patches = patches.gather(1, chosen)
             hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
             if index == _POINTING_LAYER:
                 middle = hidden[:, 1 : 1 + visual.shape[1]]
                 if kept is not None:
-                    patches = kept_patches(batch, model.config.dino.grid, kept)
+                    if by_attention:
+                        patches = attended_patches(seen[0], cameras, kept)
+                    else:
+                        patches = kept_patches(batch, grid, kept)
                     hidden, tables = select_rows(hidden, tables, patches, visual.shape[1])
         states = hidden[:, seeing[1]]
         grounding = torch.stack(losses).mean() if losses else hidden.new_zeros(())

@@ -17,7 +17,7 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.provenance import git_commit
 from specprune_ros.training.card import AUXILIARY_LOSSES, GROUNDING, stage, stages_of
 from specprune_ros.training.data import BatchMaker, Demonstrations
-from specprune_ros.training.dropping import KEPT
+from specprune_ros.training.dropping import BY_ATTENTION, KEPT
 from specprune_ros.training.network import Losses, TrainingNetwork
 from specprune_ros.training.optimiser import Optimiser
 from specprune_ros.training.parallel import agree, average_gradients, run_processes
@@ -182,6 +182,7 @@ class Trainer:
         length = self.batches.draw_length(self.train_pool, common)
         dropping = common.random() < self.config.drop_share
         kept = round(common.choice(KEPT) * self._visual_tokens) if dropping else None
+        by_attention = bool(dropping) and common.random() < BY_ATTENTION
         size = self.config.batch // self.config.processes
         batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
@@ -190,7 +191,7 @@ class Trainer:
                 loss = self.network.patch_loss(self.network.features(batch.images, True), batch)
                 values = {"patch": loss}
             else:
-                losses, _ = self.network(batch, kept=kept)
+                losses, _ = self.network(batch, kept=kept, by_attention=by_attention)
                 loss, values = losses.total, _named(losses)
         optimiser.zero_grad()
         loss.backward()
