@@ -69,13 +69,13 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 reference: venv  ## make docs/reference anew from parameters, messages and commands
-	PYTHONPATH=. $(BIN)/python scripts/make_reference.py
+	$(BIN)/python scripts/make_reference.py
 
 results:  ## put the figures of docs/results into README.md and docs
 	$(PYTHON) scripts/results_table.py
 
 animation: venv render  ## make docs/pictures/demo.gif anew
-	PYTHONPATH=. $(TEST_ENV) $(BIN)/python scripts/make_animation.py
+	$(TEST_ENV) $(BIN)/python scripts/make_animation.py
 
 venv: $(VENV)/.installed  ## make or refresh .venv (VENV=, PYTHON=, TORCH=, WHEELS=kilted|jazzy)
 
