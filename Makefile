@@ -60,7 +60,7 @@ lint: venv  ## ruff
 	$(BIN)/ruff check .
 
 docs: $(DOCS_VENV)/.installed  ## build docs/ as HTML in out/docs, warnings as errors
-	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
+	$(DOCS_VENV)/bin/python -m sphinx -E -W --keep-going -q -b html docs $(DOCS_OUT)
 	@echo "$(DOCS_OUT)/index.html"
 
 $(DOCS_VENV)/.installed: requirements/docs.txt
