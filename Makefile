@@ -60,7 +60,7 @@ lint: venv  ## ruff
 	$(BIN)/ruff check .
 
 docs: $(DOCS_VENV)/.installed  ## build docs/ as HTML in out/docs, warnings as errors
-	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
+	$(DOCS_VENV)/bin/python -m sphinx -E -W --keep-going -q -b html docs $(DOCS_OUT)
 	@echo "$(DOCS_OUT)/index.html"
 
 $(DOCS_VENV)/.installed: requirements/docs.txt
@@ -69,13 +69,13 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 reference: venv  ## make docs/reference anew from parameters, messages and commands
-	PYTHONPATH=. $(BIN)/python scripts/make_reference.py
+	$(BIN)/python scripts/make_reference.py
 
 results:  ## put the figures of docs/results into README.md and docs
 	$(PYTHON) scripts/results_table.py
 
 animation: venv render  ## make docs/pictures/demo.gif anew
-	PYTHONPATH=. $(TEST_ENV) $(BIN)/python scripts/make_animation.py
+	$(TEST_ENV) $(BIN)/python scripts/make_animation.py
 
 venv: $(VENV)/.installed  ## make or refresh .venv (VENV=, PYTHON=, TORCH=, WHEELS=kilted|jazzy)
 

@@ -1,4 +1,5 @@
 """Sphinx: `make docs` builds these pages as HTML in out/docs, warnings as errors."""
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,8 @@ exclude_patterns = ['results']
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 4
 
-html_theme = 'furo'
+# Where rosdoc2 builds these pages, Sphinx's own theme has to do.
+html_theme = 'furo' if find_spec('furo') else 'alabaster'
 html_title = f'specprune_ros {release}'
 html_static_path = ['_static']
 html_css_files = ['wide.css']
@@ -25,7 +27,7 @@ nitpicky = True
 
 
 # Listed in index.md, and left out of a checkout that lacks them.
-OPTIONAL = ('view', 'layouts', 'reports', 'performance')
+OPTIONAL = ('performance',)
 
 
 def setup(app):

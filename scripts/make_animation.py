@@ -11,23 +11,26 @@ policy), from initial states for choosing settings, never those of results.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from specprune_ros.analysis.episodes import PolicyActor, play
-from specprune_ros.analysis.threads import one_thread
-from specprune_ros.policy import Policy, load_policy
-from specprune_ros.ros.overlay import depth_of_patches, draw
-from specprune_ros.share import checkpoint_dir
-from specprune_ros.sim import Simulator, make_simulator
-from specprune_ros.sim.tabletop.suites import COLOURS
-from specprune_ros.sim.view import Measured
-from specprune_ros.types import Mode
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the code beside this script, whatever is installed
+
+from specprune_ros.analysis.episodes import PolicyActor, play  # noqa: E402
+from specprune_ros.analysis.threads import one_thread  # noqa: E402
+from specprune_ros.policy import Policy, load_policy  # noqa: E402
+from specprune_ros.ros.overlay import depth_of_patches, draw  # noqa: E402
+from specprune_ros.share import checkpoint_dir  # noqa: E402
+from specprune_ros.sim import Simulator, make_simulator  # noqa: E402
+from specprune_ros.sim.tabletop.suites import COLOURS  # noqa: E402
+from specprune_ros.sim.view import Measured  # noqa: E402
+from specprune_ros.types import Mode  # noqa: E402
+
 PANEL, GAP, MIDDLE, TOP, BOTTOM = 196, 4, 16, 26, 46  # px
 CAMERAS = ("primary", "wrist")
 BACKGROUND, TEXT, DIM = (26, 28, 32), (240, 240, 240), (160, 164, 170)

@@ -14,9 +14,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from specprune_ros import bringup, cli
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the code beside this script, whatever is installed
+
+from specprune_ros import bringup, cli  # noqa: E402
+
 FOLDER = ROOT / "docs/reference"
 GENERATED = "<!-- Made by scripts/make_reference.py: change the code, then `make reference`. -->\n"
 

@@ -45,11 +45,11 @@ def load_plugin(entry: EntryPoint, kind: str) -> Any:
         raise _broken(entry, kind, error) from error
 
 
-def call_plugin(entry: EntryPoint, kind: str, *arguments: object) -> Any:
+def call_plugin(entry: EntryPoint, kind: str, *arguments: object, **options: object) -> Any:
     """What the callable of an entry point gives. Raises ConfigurationError if it fails."""
     factory = load_plugin(entry, kind)
     try:
-        return factory(*arguments)
+        return factory(*arguments, **options)
     except SpecpruneError:
         raise
     except Exception as error:

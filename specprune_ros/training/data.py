@@ -164,8 +164,16 @@ class Demonstrations:
         }
 
     def split(self, every: int = 25) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of labels for training and validation, by episode."""
+        """Indices of labels for training and validation, by episode: every 25th is held out.
+
+        Raises ConfigurationError where nothing is left to train on.
+        """
         held_out = (self.seed % every == 0)[self.label_sample]
+        if held_out.all():
+            raise ConfigurationError(
+                f"the demonstrations hold {self.episodes} episode(s), all of them held out for "
+                "validation: collect more"
+            )
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

@@ -24,16 +24,19 @@ def backbone_names() -> tuple[str, ...]:
 
 
 def load_backbone(
-    directory: str | Path, device: str, dtype: str, action_head: str = "l1"
+    directory: str | Path, device: str, dtype: str, action_head: str = "l1", **options: object
 ) -> LoadedCheckpoint:
     """Load a checkpoint directory with the backbone that its config.json names.
+
+    options: further keywords of the backbone's loader; leave out those at their defaults, as not
+    every backbone knows them.
 
     Raises CheckpointError (also for a ``model_type`` that nobody registered) or ConfigurationError.
     """
     entry = find_plugin(ENTRY_POINT_GROUP, _model_type(directory), _KIND, (MODEL_TYPE,))
     if entry is None:
-        return load_model(directory, device, dtype, action_head)
-    loaded = call_plugin(entry, _KIND, directory, device, dtype, action_head)
+        return load_model(directory, device, dtype, action_head, **options)
+    loaded = call_plugin(entry, _KIND, directory, device, dtype, action_head, **options)
     if not isinstance(loaded, LoadedCheckpoint):
         raise ConfigurationError(
             f"the backbone {source(entry)} gave {type(loaded).__name__}: return a LoadedCheckpoint"

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: First words of what a reader types into a shell.
 _HEADS = re.compile(r"(?:[A-Z_]+=\S+ +)*(?:specprune|make|python3?|pip|ros2|rosdep|colcon|source|"
-                    r"export|hf|cp|git|apt-get|mcap|scripts/\S+|\S*/bin/\S+)(?= |$)")
+                    r"export|hf|cp|git|apt-get|mcap|rviz2|rqt|foxglove-studio|scripts/\S+|"
+                    r"\S*/bin/\S+)(?= |$)")
 _SHELLS = {"", "bash", "sh", "console", "shell"}
 
 
@@ -152,9 +153,10 @@ TABLE: tuple[tuple[str, str | Test | Needs], ...] = (
     (r": make lint", Test("packaging/test_lint.py::test_ruff")),
     (r": make help", QUICK),
     (r": make train", Test("training/test_training.py::*")),
+    (r": (make (test-gpu|bench-gpu|gpu-check)|(\S+ )?scripts/gpu_check\.sh)", Needs("a GPU")),
     (r": make (test|venv|clean|distclean)", Needs("installing packages")),
     # ROS as installed by apt; names, arguments and parameters are checked all the same
-    (r": (ros2|cp \$\(ros2) ?", Needs("a ROS installation")),
+    (r": (ros2|rviz2|rqt|foxglove-studio|cp \$\(ros2) ?", Needs("a ROS installation")),
     (r": python3 -m colcon ", Needs("a ROS installation")),
     (r": python -m pytest -m libero ", Needs("LIBERO")),
     (r": python -m specprune_ros --suite libero", Needs("LIBERO")),
@@ -173,7 +175,7 @@ TABLE: tuple[tuple[str, str | Test | Needs], ...] = (
         "replay/test_recorder.py::test_seconds_are_those_of_the_simulated_clock")),
     (r": specprune eval --through-ros ", Test(
         "eval/test_through_ros.py::test_every_episode_is_the_one_in_process")),
-    (r": specprune view", Test("view/*")),
+    (r": specprune view", Test("*")),
     (r": specprune replay --diff reference new", Test("replay/test_diff.py::*")),
     (r"README\.md: specprune (record-sim|compare|analyze|eval|doctor)", QUICK),
     (r": specprune ", SLOW),
@@ -187,6 +189,10 @@ def treatment(command: Command) -> str | Test | Needs | None:
     return next((how for pattern, how in TABLE if re.search(pattern, text)), None)
 
 
+#: Patterns of commands on pages that a checkout may lack.
+NOT_YET = ("specprune view", "gpu-check")
+
+
 #: Appended to a command that is run: budgets that end within seconds. The last value of an option
 #: counts.
 SMALL = {
@@ -195,7 +201,7 @@ SMALL = {
     "record-sim": "--episodes 1 --max-steps 17",
     "bench": "--model tiny --queries 3",
     "demo": "--seconds 3",
-    "collect": "--episodes 1 --workers 1",
+    "collect": "--episodes 2 --workers 1",
     "train": "--samples 4 --batch 2 --vision-share 0 --image-size 112 --size layers=2",
     "analyze hitrate": "--max-queries 2",
     "analyze thresholds": "--max-queries 2 --episodes 1 --max-steps 8 --factors 1",
@@ -203,13 +209,15 @@ SMALL = {
 
 #: What stands for something of the reader's.
 PLACEHOLDERS = {"DIR": "{tiny}", "SUITE": "tabletop", "METHODS": "off,random_keep",
-                "FILE": "out.json"}
+                "FILE": "file{line}.json"}
 
 
 def to_run(command: Command, tiny: Path) -> list[str]:
     """Arguments of ``specprune`` for a run: placeholders filled, budgets small."""
     required = re.sub(r" \[--[^\]]*\]", "", command.text)  # synopses show options in brackets
     found = words(Command(command.page, command.line, required))[1:]
-    found = [PLACEHOLDERS.get(word, word).format(tiny=tiny) for word in found]
+    found = [PLACEHOLDERS.get(word, word) for word in found]
+    for name, stands_for in (("{tiny}", tiny), ("{line}", command.line)):
+        found = [word.replace(name, str(stands_for)) for word in found]
     name = found[0] if found[0] != "analyze" else " ".join(found[:2])
     return [*found, *SMALL.get(name, "").split()]

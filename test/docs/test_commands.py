@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from commands import (  # noqa: E402
     NEEDS,
+    NOT_YET,
     QUICK,
     ROOT,
     SLOW,
@@ -74,7 +75,7 @@ def test_every_command_has_a_place_in_the_table(command):
     assert how is not None, "say in test/docs/commands.py how it is kept true"
     if isinstance(how, Needs):
         assert how.what in NEEDS
-    if isinstance(how, Elsewhere) and not how.where.endswith("/*"):
+    if isinstance(how, Elsewhere) and how.where != "*":
         file, _, function = how.where.partition("::")
         source = (ROOT / "test" / file).read_text()
         assert function == "*" or f"def {function}(" in source, how.where
@@ -82,9 +83,9 @@ def test_every_command_has_a_place_in_the_table(command):
 
 def test_every_line_of_the_table_is_used():
     texts = [f"{c.page}: {c.text}" for c in ALL]
-    for pattern, how in TABLE:
-        if isinstance(how, Elsewhere) and how.where.endswith("/*"):
-            continue  # of a page that a checkout may lack
+    for pattern, _ in TABLE:
+        if any(name in pattern for name in NOT_YET):
+            continue
         assert any(re.search(pattern, text) for text in texts), pattern
 
 

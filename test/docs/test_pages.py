@@ -17,7 +17,7 @@ from specprune_ros.analysis.synthetic import synthetic_recording  # noqa: E402
 from specprune_ros.policy import load_policy  # noqa: E402
 
 #: Pages that a checkout may lack; conf.py leaves them out of the contents.
-OPTIONAL = {"docs/view.md", "docs/layouts.md", "docs/reports.md", "docs/performance.md"}
+OPTIONAL = {"docs/performance.md"}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 

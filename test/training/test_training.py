@@ -52,6 +52,13 @@ def test_evaluation_seeds_are_refused():
         CollectConfig(first_seed=0, episodes=3)
 
 
+def test_demonstrations_that_are_all_held_out_are_refused(demos):
+    data = Demonstrations([demos], 112)
+    assert len(data.split()[0]) > 0
+    with pytest.raises(ConfigurationError, match="held out for validation: collect more"):
+        data.split(every=1)
+
+
 def test_labels_name_several_tasks_of_one_picture(demos):
     data = Demonstrations([demos], 112)
     assert set(data.seed) <= set(range(TRAINING_SEEDS.start, TRAINING_SEEDS.start + 4))
