@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -30,6 +31,8 @@ from specprune_ros.runtime.choice import Runtime
 from specprune_ros.runtime.execution import Execution, Executor, Query
 from specprune_ros.runtime.fixed import DEFAULT, FixedSettings
 from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
+from specprune_ros.runtime.latency import check_target, pick_bucket
+from specprune_ros.runtime.reuse import VisionReuse
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
@@ -54,6 +57,9 @@ def load_policy(
     action_head: str = "l1",
     runtime: str = "auto",
     fixed: FixedSettings = DEFAULT,
+    vision_reuse: float = 0.0,
+    weights: str = "full",
+    latency_target_ms: float = 0.0,
 ) -> Policy:
     """Load an OpenVLA-OFT checkpoint directory.
 
@@ -67,13 +73,20 @@ def load_policy(
     action_head: ``l1``, or ``discrete`` for a policy trained to give its actions as tokens.
     runtime: ``eager`` (exact sets), ``static`` (fixed numbers of rows), ``graph`` (the same as one
         CUDA graph), or ``auto``. fixed: settings of the latter two. See docs/performance.md.
+    vision_reuse: use a camera's features again while every patch of its picture has at least this
+        similarity (SSIM) to the picture they came from; 1 = identical pictures only, 0 = never.
+    weights: ``full``, or ``int8`` for decoder matrices of a byte per weight.
+    latency_target_ms: have :meth:`Policy.warm_up` choose how many rows pruned queries keep, so that
+        they take no longer than this on the machine at hand; 0 = the budgets decide.
 
     Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
     """
-    loaded = load_model(checkpoint_dir, device, dtype, action_head)
+    reuse = VisionReuse(vision_reuse)
+    check_target(latency_target_ms)
+    loaded = load_model(checkpoint_dir, device, dtype, action_head, weights)
     return Policy(
         loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period,
-        Runtime(loaded.model, runtime, fixed),
+        Runtime(loaded.model, runtime, fixed, latency_target_ms), reuse,
     )
 
 
@@ -90,6 +103,7 @@ class Policy:
         chunk_length: int,
         control_period: float,
         runtime: Runtime | None = None,
+        reuse: VisionReuse = VisionReuse(),
     ) -> None:
         if not isinstance(chunk_length, int) or chunk_length < 1:
             raise ConfigurationError(
@@ -119,7 +133,7 @@ class Policy:
         self._cold = True
         self.query_shape = QueryShape.of(loaded.model)
         self.decoder_shape = self.query_shape.decoder
-        self.runtime = runtime or Runtime(loaded.model)
+        self.runtime, self._reuse = runtime or Runtime(loaded.model), reuse
         self.clock: StageClock | None = None  # of the newest query
         self.set_pruning(pruning)
         self._episode = self.make_episode()
@@ -194,6 +208,7 @@ class Policy:
             self.chunk_length,
             self.control_period,
             self.runtime,
+            self._reuse,
         )
 
     # Episodes ------------------------------------------------------------------------------
@@ -247,6 +262,7 @@ class Policy:
         actions.
         """
         episode = episode or self._episode
+        self._choose_bucket(tuple(observation.images))
         self.clock = clock = self._executor.clock()
         with clock("preprocess"):
             prompt = self.inputs.prompt(observation.instruction)
@@ -263,7 +279,10 @@ class Policy:
         key = (self.pruner.name, cameras, prompt.text)
         with clock("preprocess"):  # of the frame looked back at
             context = self._context(state, frame, layout, key)
-        execution = self._executor.run(Query(prompt, proprio, context), self.pruner, clock)
+        with clock("comparison") if self._reuse.enabled else nullcontext():
+            known = self._reuse.known(context.frame, cameras, state.vision, layout.grid)
+        query = Query(prompt, proprio, context, known)
+        execution = self._executor.run(query, self.pruner, clock)
         clock.end_device_work()
         normalized = execution.normalized_actions.astype(np.float32)
         if not np.isfinite(normalized).all():
@@ -271,9 +290,13 @@ class Policy:
                 "the network gave non-finite actions: check the weights, and try dtype float32"
             )
         actions = self.statistics.action.denormalize(normalized)
-        report = self._report(state, layout, execution, clock)
+        reused = tuple(name for name, given in zip(cameras, known) if given is not None)
+        report = self._report(state, layout, execution, clock, reused)
         history = execution.finished.history
-        episode.state = state.after_query(frame, actions, history, key)
+        vision = self._reuse.remembered(
+            context.frame, cameras, state.vision, known, execution.features
+        )
+        episode.state = state.after_query(frame, actions, history, key, vision)
         self._cold = False
         return ActionChunk(actions, normalized, report, observation.stamp)
 
@@ -281,11 +304,12 @@ class Policy:
         """Run a dense and a pruned query on black pictures, so that the first real one is quick.
 
         With runtime ``graph`` or ``static`` the programs of both modes are made as well, for
-        prompts of up to 64 tokens.
+        prompts of up to 64 tokens, after the bucket was chosen where there is a latency target.
         """
+        self._choose_bucket(tuple(cameras))
         self._executor.prepare(
             self.inputs.typical_layouts(tuple(cameras), self.uses_proprio),
-            self.decoder_shape.layers, self.pruner,
+            self.decoder_shape.layers, self.pruner, self._reuse.enabled,
         )
         size = self.model.config.image_size
         episode = self.make_episode()
@@ -296,6 +320,21 @@ class Policy:
             self.predict(
                 Observation(black, "warm up", proprio, stamp=number * 1.0), episode=episode
             )
+
+    def _choose_bucket(self, cameras: tuple[str, ...]) -> None:
+        """Have the latency target choose, once for all policies over the same runtime."""
+        runtime = self.runtime
+        if not runtime.choice_due or not isinstance(self.pruner, SpecPrune):
+            return
+        runtime.choice_due = False  # the queries that it makes come here, too
+        try:
+            runtime.choice = pick_bucket(
+                self, self._executor, cameras, runtime.latency_target_ms
+            )
+        except BaseException:
+            runtime.choice_due = True
+            raise
+        self._cold = True  # a query that had to wait for this says so
 
     # Parts of a query ----------------------------------------------------------------------
 
@@ -341,6 +380,7 @@ class Policy:
         layout: TokenLayout,
         execution: Execution,
         clock: StageClock,
+        reused: tuple[str, ...],
     ) -> PruneReport:
         finished = execution.finished
         rows = [len(positions) for positions in execution.layer_positions]
@@ -360,6 +400,7 @@ class Policy:
             dense_refresh=finished.dense_refresh,
             cold=self._cold or execution.cold,
             runtime=self._executor.name,
+            reused_cameras=reused,
             thresholds=thresholds,
             speeds={
                 "translation": speeds.translation,

@@ -45,6 +45,9 @@ def load(settings: VlaSettings) -> Policy:
         pruning=settings.method,
         chunk_length=settings["chunk_length"],
         control_period=settings["control_period"],
+        vision_reuse=settings["vision_reuse"],
+        weights=settings["weights"],
+        latency_target_ms=settings["latency_target_ms"],
     )
     policy.set_pruning(settings.method, settings["pruning_seed"])
     policy.warm_up(settings["cameras"])
