@@ -32,7 +32,7 @@ from specprune_ros.runtime.execution import Execution, Executor, Query
 from specprune_ros.runtime.fixed import DEFAULT, FixedSettings
 from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
 from specprune_ros.runtime.latency import check_target, pick_bucket
-from specprune_ros.runtime.reuse import VisionReuse
+from specprune_ros.runtime.reuse import NO_REUSE, VisionReuse
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
@@ -103,7 +103,7 @@ class Policy:
         chunk_length: int,
         control_period: float,
         runtime: Runtime | None = None,
-        reuse: VisionReuse = VisionReuse(),
+        reuse: VisionReuse = NO_REUSE,
     ) -> None:
         if not isinstance(chunk_length, int) or chunk_length < 1:
             raise ConfigurationError(
@@ -198,8 +198,21 @@ class Policy:
         self._controller = controller if own else ControllerConfig(enabled=False)
         self._static = static if isinstance(static, StaticConfig) else StaticConfig()
 
-    def with_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> Policy:
-        """A second policy over the same weights: method, episodes and settings are its own."""
+    def with_pruning(
+        self,
+        pruning: str | Pruner | SpecPruneConfig,
+        vision_reuse: float | None = None,
+        latency_target_ms: float | None = None,
+    ) -> Policy:
+        """A second policy over the same weights: method, episodes and settings are its own.
+
+        vision_reuse, latency_target_ms: as for :func:`load_policy`; None for those of this policy.
+        """
+        runtime, reuse = self.runtime, self._reuse
+        if latency_target_ms is not None:
+            runtime = Runtime(self.model, "auto", DEFAULT, latency_target_ms)
+        if vision_reuse is not None:
+            reuse = VisionReuse(vision_reuse)
         return Policy(
             self._loaded,
             self.statistics.key,
@@ -207,8 +220,8 @@ class Policy:
             pruning,
             self.chunk_length,
             self.control_period,
-            self.runtime,
-            self._reuse,
+            runtime,
+            reuse,
         )
 
     # Episodes ------------------------------------------------------------------------------

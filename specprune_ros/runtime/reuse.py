@@ -82,3 +82,6 @@ class VisionReuse:
                 own = features[0].chunk(len(cameras))[camera].clone()
                 found[name] = Seen(frame[camera], own)
         return found
+
+
+NO_REUSE = VisionReuse()

@@ -58,7 +58,8 @@ def test_actions_stay_near_those_of_full_weights(tiny_dir, dtype, runtime):
 
 
 def test_the_decoder_takes_a_byte_per_weight(tiny_dir):
-    full, small = (load_model(tiny_dir, "cpu", "float32", weights=w).model for w in ("full", "int8"))
+    full, small = (load_model(tiny_dir, "cpu", "float32", weights=weights).model
+                   for weights in ("full", "int8"))
     matrices = sum(m.weight.numel() for m in full.decoder.layers.modules()
                    if isinstance(m, torch.nn.Linear))
     outputs = sum(m.weight.shape[0] for m in full.decoder.layers.modules()
