@@ -111,7 +111,7 @@ class Policy:
             )
         if not control_period > 0:
             raise ConfigurationError(f"control_period must be > 0 s, not {control_period}")
-        self._loaded = loaded
+        self.loaded = loaded
         self.model = loaded.model
         self.card: Mapping[str, Any] = loaded.files.card
         self.statistics = select_statistics(
@@ -214,7 +214,7 @@ class Policy:
         if vision_reuse is not None:
             reuse = VisionReuse(vision_reuse)
         return Policy(
-            self._loaded,
+            self.loaded,
             self.statistics.key,
             *self._settings,
             pruning,

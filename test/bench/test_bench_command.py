@@ -32,7 +32,7 @@ def document(tiny_dir, tmp_path_factory):
 
 def test_document_has_the_keys_that_others_read(document):
     assert document["device"] == "cpu"
-    assert list(document["arms"]) == list(ARMS)
+    assert list(document["arms"]) == ["a", "a2", "b", "c", "d"]
     for arm in document["arms"].values():
         for name in ("cpu_ms", "query_cpu_ms", "query_wall_ms"):
             assert {"median", "iqr", "p95", "n"} <= set(arm[name])
@@ -91,11 +91,14 @@ def test_sweeps_cover_all_rows(document):
 
 def test_some_arms_only(tiny_dir, tmp_path):
     assert bench("--model", tiny_dir, "--queries", 3, "--size", 64, "--prompt-tokens", 20,
-                 "--arms", "b,d", "--json", tmp_path / "out.json", "--runtime", "static") == 0
+                 "--arms", "b,d,d8", "--json", tmp_path / "out.json", "--runtime", "static") == 0
     found = json.loads((tmp_path / "out.json").read_text())
-    assert list(found["arms"]) == ["b", "d"]
+    assert list(found["arms"]) == ["b", "d", "d8"]
+    assert found["arms"]["d8"]["weight_bytes"] < found["arms"]["d"]["weight_bytes"]
+    assert found["arms"]["d8"]["of_roofline"] is None and found["checks"]["int8"]["d/d8"] > 0
     assert found["arms"]["d"]["runtime"] == "static"
-    assert set(found["ratios"]) == {"b/d", "query b/d", "flops", "realised"}
+    assert set(found["ratios"]) == {
+        "b/d", "query b/d", "flops", "realised", "d/d8", "query d/d8"}
     assert "sweep" not in found
 
 
@@ -133,7 +136,7 @@ def test_cpu_ratios_tell_decoder_and_query_apart():
 
 @pytest.mark.parametrize("names", ["", "b,x", "b,b"])
 def test_unknown_arms_are_refused(names):
-    with pytest.raises(ConfigurationError, match="give some of a, a2, b, c, d, each once"):
+    with pytest.raises(ConfigurationError, match="give some of a, a2, b, c, d, b8, d8, each once"):
         choose(names)
 
 
