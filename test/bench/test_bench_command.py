@@ -91,7 +91,8 @@ def test_sweeps_cover_all_rows(document):
 
 def test_some_arms_only(tiny_dir, tmp_path):
     assert bench("--model", tiny_dir, "--queries", 3, "--size", 64, "--prompt-tokens", 20,
-                 "--cameras", 1, "--arms", "b,d,d8", "--json", tmp_path / "out.json", "--runtime", "static") == 0
+                 "--cameras", 1, "--arms", "b,d,d8", "--runtime", "static",
+                 "--json", tmp_path / "out.json") == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert list(found["arms"]) == ["b", "d", "d8"]
     assert found["arms"]["d8"]["weight_bytes"] < found["arms"]["d"]["weight_bytes"]
