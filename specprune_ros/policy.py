@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -275,7 +276,7 @@ class Policy:
         actions.
         """
         episode = episode or self._episode
-        self._choose_bucket(tuple(observation.images))
+        self._choose_bucket(observation.images)
         self.clock = clock = self._executor.clock()
         with clock("preprocess"):
             prompt = self.inputs.prompt(observation.instruction)
@@ -319,7 +320,7 @@ class Policy:
         With runtime ``graph`` or ``static`` the programs of both modes are made as well, for
         prompts of up to 64 tokens, after the bucket was chosen where there is a latency target.
         """
-        self._choose_bucket(tuple(cameras))
+        self._choose_bucket(cameras)
         self._executor.prepare(
             self.inputs.typical_layouts(tuple(cameras), self.uses_proprio),
             self.decoder_shape.layers, self.pruner, self._reuse.enabled,
@@ -334,20 +335,11 @@ class Policy:
                 Observation(black, "warm up", proprio, stamp=number * 1.0), episode=episode
             )
 
-    def _choose_bucket(self, cameras: tuple[str, ...]) -> None:
+    def _choose_bucket(self, cameras: Iterable[str]) -> None:
         """Have the latency target choose, once for all policies over the same runtime."""
-        runtime = self.runtime
-        if not runtime.choice_due or not isinstance(self.pruner, SpecPrune):
-            return
-        runtime.choice_due = False  # the queries that it makes come here, too
-        try:
-            runtime.choice = pick_bucket(
-                self, self._executor, cameras, runtime.latency_target_ms
-            )
-        except BaseException:
-            runtime.choice_due = True
-            raise
-        self._cold = True  # a query that had to wait for this says so
+        if self.runtime.choice_due and isinstance(self.pruner, SpecPrune):
+            self.runtime.choose(partial(pick_bucket, self, self._executor, tuple(cameras)))
+            self._cold = True  # a query that had to wait for this says so
 
     # Parts of a query ----------------------------------------------------------------------
 

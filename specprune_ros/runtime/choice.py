@@ -1,6 +1,8 @@
 """Which execution a policy uses."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import Pruner
 from specprune_ros.runtime.execution import EagerExecutor, Executor
@@ -61,3 +63,12 @@ class Runtime:
                 self._fixed = FixedExecutor(self._model, cuda, self._settings)
         self._fixed.check(pruner)
         return self._fixed
+
+    def choose(self, pick: Callable[[float], BucketChoice]) -> None:
+        """Have the rows chosen for the latency target; ``pick`` may make queries for that."""
+        self.choice_due = False  # its queries must not choose
+        try:
+            self.choice = pick(self.latency_target_ms)
+        except BaseException:
+            self.choice_due = True
+            raise

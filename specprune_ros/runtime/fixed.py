@@ -23,11 +23,11 @@ from specprune_ros.pruning.lengths import (
 from specprune_ros.pruning.specprune import (
     QueryHistory,
     SpecPrune,
-    global_shares,
     is_dense_query,
     usable_history,
 )
 from specprune_ros.runtime.execution import Execution, Query
+from specprune_ros.runtime.filling import fill
 from specprune_ros.runtime.graph import Captured, Direct, ReadBack
 from specprune_ros.runtime.packing import unpack
 from specprune_ros.runtime.program import FixedProgram, ProgramKey, ProgramOutput, structure
@@ -35,7 +35,7 @@ from specprune_ros.runtime.timing import StageClock
 from specprune_ros.runtime.vision import VisionPrograms
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import CameraTokens, Mode
-from specprune_ros.vla.openvla_oft.model import OpenVLAOFT, TextInput
+from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 
 _log = logging.getLogger(__name__)
 _PROGRAMS = 32  # kept at most; the least recently used one goes
@@ -202,7 +202,7 @@ class FixedExecutor:
             ready, made = self._ready(plan.key)
         with clock("upload"):
             given = pruner.stages if isinstance(pruner, GivenRows) else {}
-            self._fill(ready.program, query, plan, given)
+            fill(ready.program, query, plan.config, plan.history, given)
         features = ready.program.features
         if features is not None:
             with clock("vision"), torch.inference_mode():
@@ -224,54 +224,6 @@ class FixedExecutor:
             entered = _entered(context, stages)
             finished = self._finished(context, plan, entered, history, small)
         return Execution(actions, entered, tuple(map(len, entered)), finished, made, features)
-
-    def _fill(
-        self, program: FixedProgram, query: Query, plan: _Plan, given: Mapping[int, Sequence[int]]
-    ) -> None:
-        context, host = query.context, program.packed.host
-        layout, shape = context.layout, plan.key.shape
-        ids, shown = TextInput.arrays(query.prompt, layout, shape.tail)
-        _set(host["ids"], ids)
-        _set(host["shown"], shown[:, None])
-        _set(host["readout"], np.arange(layout.readout.start, layout.readout.stop))
-        _set(host["real"], np.arange(shape.length) < layout.length)
-        if query.proprio is not None:
-            _set(host["proprio"], np.asarray(query.proprio, np.float32))
-        program.frame.copy_(context.frame, non_blocking=True)
-        if plan.config is not None:
-            self._fill_selection(program, context, plan)
-        for layer, rows in given.items():
-            _set(host[f"rows_{layer}"], np.asarray(rows))
-        program.packed.upload()
-
-    def _fill_selection(self, program: FixedProgram, context: QueryContext, plan: _Plan) -> None:
-        host, config, history = program.packed.host, plan.config, plan.history
-        static, cameras = config.static, context.layout.cameras
-        references = [context.step_frame]
-        references += [context.query_frame] if static.compare_last_query else []
-        for slot, reference in zip(program.references, references):
-            if reference is not None:
-                slot.copy_(reference, non_blocking=True)
-        _set(host["has_reference"], np.array([r is not None for r in references]))
-        budgets = [config.budgets.of(name, context.mode) for name in cameras]
-        _set(host["dynamic_budgets"], np.array([b.dynamic for b in budgets], np.float32))
-        _set(host["local_budgets"], np.array([b.local for b in budgets], np.float32))
-        _set(host["tau"], np.array([static.tau(name) for name in cameras]))
-        shares = np.zeros(host["global_budgets"].shape, np.float32)
-        if history is not None:
-            shares[:] = global_shares(config, context, history)
-            program.history.copy_(history.scores)
-        else:
-            program.history.fill_(-torch.inf)
-        _set(host["global_budgets"], shares)
-        rows = np.asarray(context.layout.instruction)
-        padding = len(host["instruction"]) - len(rows)
-        _set(host["instruction"], np.pad(rows, (0, padding), "edge"))
-        _set(host["instruction_real"], np.pad(np.ones(len(rows), np.float32), (0, padding)))
-        host["confidence"].fill_(torch.nan)
-        known, update = history.confidence if history is not None else {}, program.schedule.update
-        for layer in set(update).intersection(known):
-            host["confidence"][update.index(layer)] = float(known[layer])
 
     # Results --------------------------------------------------------------------------------
 
@@ -330,10 +282,6 @@ def _any_history(layout: TokenLayout, depth: int, pruner: Pruner) -> QueryHistor
     layers = pruner.config.schedule(depth).global_
     shape = (len(layers), len(layout.cameras), layout.patches_per_camera)
     return QueryHistory(layers, torch.empty(shape))
-
-
-def _set(target: torch.Tensor, values: np.ndarray) -> None:
-    target.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def _per_camera(rows: np.ndarray, layout: TokenLayout) -> list[int]:
