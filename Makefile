@@ -24,8 +24,12 @@ DEMO_ARGS ?=
 INSTALLED_FROM := setup.py setup.cfg pyproject.toml package.xml CMakeLists.txt msg \
     $(wildcard msg/*.msg cmake/*.cmake requirements/*.txt) scripts/make_venv.sh
 
-.PHONY: demo test test-all test-gpu bench-gpu gpu-check test-libero train lint venv render clean \
-    distclean help
+# Of `make docs`: an environment with Sphinx alone.
+DOCS_VENV ?= .venv-docs
+DOCS_OUT ?= out/docs
+
+.PHONY: demo test test-all test-gpu bench-gpu gpu-check test-libero train lint docs reference results \
+    animation venv render clean distclean help
 .DEFAULT_GOAL := help
 
 demo: venv render  ## simulated arm driven over ROS 2 by a pruned policy; VIEW=1 shows the scene
@@ -49,11 +53,29 @@ gpu-check:  ## both, in at most eight minutes
 test-libero: venv render  ## the tests with LIBERO itself (docs/libero.md)
 	$(PYTEST) -m libero $(PYTEST_ARGS)
 
-train: venv render  ## train models/specprune-tabletop anew; DEVICE=cuda, LOW= DEEP= FULL= minutes
+train: venv render  ## train models/specprune-tabletop anew; DEVICE=cuda, LOW= DEEP= FULL= PRUNED= minutes
 	scripts/train_tabletop.sh
 
 lint: venv  ## ruff
 	$(BIN)/ruff check .
+
+docs: $(DOCS_VENV)/.installed  ## build docs/ as HTML in out/docs, warnings as errors
+	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
+	@echo "$(DOCS_OUT)/index.html"
+
+$(DOCS_VENV)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
+reference: venv  ## make docs/reference anew from parameters, messages and commands
+	PYTHONPATH=. $(BIN)/python scripts/make_reference.py
+
+results:  ## put the figures of docs/results into README.md and docs
+	$(PYTHON) scripts/results_table.py
+
+animation: venv render  ## make docs/pictures/demo.gif anew
+	PYTHONPATH=. $(TEST_ENV) $(BIN)/python scripts/make_animation.py
 
 venv: $(VENV)/.installed  ## make or refresh .venv (VENV=, PYTHON=, TORCH=, WHEELS=kilted|jazzy)
 
@@ -69,8 +91,8 @@ clean:  ## remove what builds and tests leave behind
 	rm -rf build install log *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean  ## remove .venv as well
-	rm -rf $(VENV)
+distclean: clean  ## remove .venv and .venv-docs as well
+	rm -rf $(VENV) $(DOCS_VENV)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -158,6 +158,12 @@ def share_files():
     return sorted(files.items())
 
 
+def requirements(name):
+    """Return the lines of requirements/<name>.txt without comments."""
+    lines = (HERE / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
 # ROS as wheels. Never in install_requires: where a ROS is sourced, that one is used.
 ROS_KILTED = [
     'ros-rclpy[fastrtps]~=9.1.2',
@@ -222,6 +228,7 @@ setup(
         'packaging>=21,<27',
     ],
     extras_require={
+        'docs': requirements('docs'),
         'ros': ROS_KILTED,
         'ros-jazzy': ROS_JAZZY,
         'ray': ['ray~=2.40'],  # specprune eval --engine ray
@@ -242,7 +249,9 @@ setup(
             'sim_bridge_node = specprune_ros.ros.sim_bridge_node:main',
             'chunk_player_node = specprune_ros.ros.chunk_player_node:main',
         ],
-        # Pruners of other packages register here: name = module:Class.
+        # Where other packages register theirs (docs/extend.md): name = module:callable.
         'specprune_ros.pruners': [],
+        'specprune_ros.simulators': [],
+        'specprune_ros.backbones': [],
     },
 )

@@ -4,7 +4,7 @@
 #   OUT        folder for demonstrations, training states and the checkpoint   (out/tabletop)
 #   DEVICE     cpu or cuda                                                     (cpu)
 #   PROCESSES  processes that collect, and on a CPU train                      (2)
-#   LOW, DEEP, FULL   minutes of the three stages     (60, 40 and 240; on a GPU a tenth is enough)
+#   LOW, DEEP, FULL, PRUNED   minutes of the four stages   (60, 40, 240, 90; a tenth on a GPU)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ VENV=${VENV:-.venv}
 OUT=${OUT:-out/tabletop}
 DEVICE=${DEVICE:-cpu}
 PROCESSES=${PROCESSES:-2}
-LOW=${LOW:-60} DEEP=${DEEP:-40} FULL=${FULL:-240}
+LOW=${LOW:-60} DEEP=${DEEP:-40} FULL=${FULL:-240} PRUNED=${PRUNED:-90}
 specprune=$VENV/bin/specprune
 export OMP_NUM_THREADS=1 LP_NUM_THREADS=1
 
@@ -40,4 +40,7 @@ say "112 px, 8 decoder layers, $DEEP minutes"
 say "224 px, 8 decoder layers, $FULL minutes"
 "$specprune" train "${common[@]}" --learning-rate 1.5e-3 --vision-share 0.05 \
     --minutes "$FULL" --init "$OUT/deep/checkpoint" --out "$OUT/full"
-say "The checkpoint is $OUT/full/checkpoint"
+say "224 px, 8 decoder layers, three batches in four without some patches, $PRUNED minutes"
+"$specprune" train "${common[@]}" --learning-rate 1.2e-3 --vision-share 0 --drop-share 0.75 \
+    --grounding 0.3 --minutes "$PRUNED" --init "$OUT/full/checkpoint" --out "$OUT/pruned"
+say "The checkpoint is $OUT/pruned/checkpoint"

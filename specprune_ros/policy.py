@@ -37,8 +37,9 @@ from specprune_ros.runtime.reuse import NO_REUSE, VisionReuse
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
-from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, load_model
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_weights
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
+from specprune_ros.vla.registry import load_backbone
 
 __all__ = [
     "ActionChunk", "Episode", "FixedSettings", "Observation", "Policy", "load_policy",
@@ -62,7 +63,7 @@ def load_policy(
     weights: str = "full",
     latency_target_ms: float = 0.0,
 ) -> Policy:
-    """Load an OpenVLA-OFT checkpoint directory.
+    """Load an OpenVLA-OFT checkpoint directory, or one of a backbone that a plug-in registers.
 
     dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on CUDA and on a CPU with
         instructions for it, else float32.
@@ -84,7 +85,10 @@ def load_policy(
     """
     reuse = VisionReuse(vision_reuse)
     check_target(latency_target_ms)
-    loaded = load_model(checkpoint_dir, device, dtype, action_head, weights)
+    check_weights(weights)
+    loaded = load_backbone(checkpoint_dir, device, dtype, action_head)
+    if weights == "int8":
+        loaded.model.decoder.to_int8()
     return Policy(
         loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period,
         Runtime(loaded.model, runtime, fixed, latency_target_ms), reuse,

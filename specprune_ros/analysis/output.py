@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
 
@@ -25,13 +26,14 @@ _PACKAGES = ("torch", "transformers", "numpy", "mujoco")
 
 
 def provenance(args: argparse.Namespace, command: str) -> dict[str, Any]:
-    """What was run, with which settings, by which versions, on which machine."""
+    """What was run, with which settings, by which versions, on which day (UTC) and machine."""
     settings = {k: v for k, v in vars(args).items() if k not in ("run", "command", "analysis")}
     return {
         "command": command,
         "settings": settings,
         "versions": {**dict.fromkeys(_PACKAGES), **versions(_PACKAGES)},
         "commit": git_commit(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": {"cpu": _cpu_name(), "system": platform.platform(),
                     "threads": {"torch": 1, **thread_settings()}},
     }

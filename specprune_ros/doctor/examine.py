@@ -12,6 +12,7 @@ from ..preflight.memory import check_memory, memory_need
 from ..share import checkpoint_dir
 from ..vla.openvla_oft.config import read_model_config
 from ..vla.openvla_oft.files import read_checkpoint_files
+from ..vla.registry import backbone_names
 from . import dds, host
 
 
@@ -38,7 +39,7 @@ def _checkpoint(args: argparse.Namespace) -> list[Finding]:
 
     def files() -> Finding:
         read["files"] = found = read_checkpoint_files(path)
-        read["config"] = read_model_config(found)
+        read["config"] = read_model_config(found, backbone_names())
         size = sum(f.stat().st_size for f in path.iterdir() if f.is_file())
         return ok("files", f"{path}: {len(found.tensors)} tensors, {size / 2**20:.0f} MiB")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Mapping
 
 AUXILIARY_LOSSES = ("patch entities", "pointing", "offset to target and destination")
+GROUNDING = "attention on what the instruction names"  # where it has a weight
 _OF_A_STAGE = (
     "image_size", "batch", "optimiser", "learning_rate", "weight_decay", "vision_share",
-    "drop_share", "bf16", "seed", "size",
+    "drop_share", "grounding", "bf16", "seed", "size",
 )
 
 

@@ -9,7 +9,15 @@ from torch import nn
 from transformers import AttentionInterface
 
 from specprune_ros.training.data import Batch
-from specprune_ros.training.dropping import kept_patches, select_rows
+from specprune_ros.training.dropping import (
+    LATER,
+    LATER_KEPT,
+    attended_patches,
+    kept_patches,
+    named_patches,
+    select_rows,
+)
+from specprune_ros.training.grounding import grounding_loss, visual_attention
 from specprune_ros.vla.openvla_oft.config import PATCH
 from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 from specprune_ros.vla.openvla_oft.text import STOP_ID
@@ -44,17 +52,23 @@ AttentionInterface.register("specprune_plain", _plain_attention)
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: action (L1, weighted), patch, pointing, offset; per_dim [7] for the log."""
+    """Scalars: action (L1, weighted), patch, pointing, offset, grounding (0 without a weight).
+
+    per_dim [7] is for the log.
+    """
 
     action: torch.Tensor
     patch: torch.Tensor
     pointing: torch.Tensor
     offset: torch.Tensor
+    grounding: torch.Tensor
     per_dim: torch.Tensor
+    grounding_weight: float = 0.0
 
     @property
     def total(self) -> torch.Tensor:
-        return 2 * self.action + 0.3 * self.patch + 0.3 * self.pointing + 0.5 * self.offset
+        heads = 2 * self.action + 0.3 * self.patch + 0.3 * self.pointing + 0.5 * self.offset
+        return heads + self.grounding_weight * self.grounding
 
 
 class TrainingNetwork(nn.Module):
@@ -63,11 +77,13 @@ class TrainingNetwork(nn.Module):
     patch: entity presence and offset per patch, from the towers' features. pointing: is this
     visual token the target or the destination. offset: both relative to the tool, from the mean
     read-out state. They make the towers see and the decoder ground the words.
+    grounding: weight of the loss on attention (training/grounding.py).
     """
 
-    def __init__(self, model: OpenVLAOFT, entities: int) -> None:
+    def __init__(self, model: OpenVLAOFT, entities: int, grounding: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.grounding = grounding
         hidden = model.config.llama.hidden_size
         features = model.config.dino.width + model.config.siglip.width
         self.patch_head = nn.Linear(features, 3 * entities)
@@ -111,15 +127,20 @@ class TrainingNetwork(nn.Module):
         return 3 * seen + error / presence.sum().clamp(min=1) / 2
 
     def forward(
-        self, batch: Batch, augment: bool = True, kept: int | None = None
+        self,
+        batch: Batch,
+        augment: bool = True,
+        kept: int | None = None,
+        by_attention: bool = False,
     ) -> tuple[Losses, torch.Tensor]:
         """Losses and predicted normalised actions [B, C, 7].
 
-        kept: visual tokens that stay behind the pointing layer; None: all of them.
+        kept: visual tokens that stay behind the pointing layer; None: all of them. by_attention:
+        those are the ones attended to, and fewer further down (training/dropping.py).
         """
         features = self.features(batch.images, augment)
         visual = self.model.projector(features.flatten(1, 2))
-        states, middle = self._decode(visual, batch, kept)
+        states, middle, grounding = self._decode(visual, batch, kept, by_attention)
         chunk = batch.actions.shape[1]
         predicted = self.model.action_head(states).float().unflatten(0, (-1, chunk))
         per_dim = (predicted - batch.actions).abs().mean((0, 1))
@@ -130,14 +151,16 @@ class TrainingNetwork(nn.Module):
             self.patch_loss(features, batch),
             self._pointing_loss(middle, presence, batch),
             self._offset_loss(states, batch),
+            grounding,
             per_dim.detach(),
+            self.grounding,
         )
         return losses, predicted
 
     def _decode(
-        self, visual: torch.Tensor, batch: Batch, kept: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read-out states [B, A, D] and the visual tokens [B, V, D] after the pointing layer."""
+        self, visual: torch.Tensor, batch: Batch, kept: int | None, by_attention: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read-out states [B, A, D], visual tokens [B, V, D] of the pointing layer, grounding."""
         model, size = self.model, len(visual)
         table = model.decoder.embed_tokens
         text = table(batch.ids)
@@ -148,17 +171,35 @@ class TrainingNetwork(nn.Module):
         parts = [text[:, :1], visual, proprio, text[:, 1:], zeros, stop]
         hidden = torch.cat([part.to(visual.dtype) for part in parts], dim=1)
         tables = model.decoder.rope_tables(hidden.shape[1], hidden)
-        middle = hidden
+        middle, losses = hidden, []
+        # Rows from the end: text, placeholders, stop. Those that the head reads stand one earlier.
+        seeing = (slice(-tokens - text.shape[1], -1 - tokens), slice(-2 - tokens, -2))
+        grid, depth = model.config.dino.grid, len(model.decoder.layers)
+        later = {int(part * depth) for part in LATER} if by_attention and kept else set()
+        patches = torch.arange(visual.shape[1], device=visual.device).expand(size, -1)
         for index, layer in enumerate(model.decoder.layers):
+            if index and (self.grounding or by_attention):
+                cameras, named = named_patches(batch, grid, patches)
+                seen = visual_attention(layer, hidden, tables, seeing, patches.shape[1])
+                if self.grounding:
+                    losses += [grounding_loss(attention, cameras, named) for attention in seen]
+            if index in later:
+                count = int(LATER_KEPT * patches.shape[1])
+                chosen = attended_patches(seen[1], cameras, count)
+                hidden, tables = select_rows(hidden, tables, chosen, patches.shape[1])
+                patches = patches.gather(1, chosen)
             hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
             if index == _POINTING_LAYER:
                 middle = hidden[:, 1 : 1 + visual.shape[1]]
                 if kept is not None:
-                    patches = kept_patches(batch, model.config.dino.grid, kept)
+                    if by_attention:
+                        patches = attended_patches(seen[0], cameras, kept)
+                    else:
+                        patches = kept_patches(batch, grid, kept)
                     hidden, tables = select_rows(hidden, tables, patches, visual.shape[1])
-        # One row before each placeholder: the labels of OpenVLA-OFT are shifted by one.
-        states = hidden[:, -2 - tokens : -2]
-        return model.decoder.norm(states), middle
+        states = hidden[:, seeing[1]]
+        grounding = torch.stack(losses).mean() if losses else hidden.new_zeros(())
+        return model.decoder.norm(states), middle, grounding
 
     def _pointing_loss(
         self, middle: torch.Tensor, presence: torch.Tensor, batch: Batch

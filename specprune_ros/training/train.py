@@ -15,9 +15,9 @@ from torch import nn
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.provenance import git_commit
-from specprune_ros.training.card import AUXILIARY_LOSSES, stage, stages_of
+from specprune_ros.training.card import AUXILIARY_LOSSES, GROUNDING, stage, stages_of
 from specprune_ros.training.data import BatchMaker, Demonstrations
-from specprune_ros.training.dropping import KEPT
+from specprune_ros.training.dropping import BY_ATTENTION, KEPT
 from specprune_ros.training.network import Losses, TrainingNetwork
 from specprune_ros.training.optimiser import Optimiser
 from specprune_ros.training.parallel import agree, average_gradients, run_processes
@@ -40,7 +40,8 @@ class TrainConfig:
     end after so long instead, the schedule following the clock (0: no such limit; with it a run
     cannot be repeated bit by bit). init: checkpoint directory to start from. processes: each has
     its part of every batch, on one machine's CPUs. drop_share: of the batches of the full network,
-    those that lose patches (training/dropping.py).
+    those that lose patches (training/dropping.py). grounding: weight of the loss on attention
+    (training/grounding.py).
     """
 
     data: tuple[str, ...]
@@ -57,6 +58,7 @@ class TrainConfig:
     device: str = "cpu"
     threads: int = 1
     drop_share: float = 0.0
+    grounding: float = 0.0
     processes: int = 1
     minutes: float = 0.0
     seed: int = 0
@@ -105,7 +107,7 @@ class Trainer:
         encoder = PromptEncoder(tokenizer, vocabulary)
         ids = {text: encoder.encode(text).ids for text in self.data.instructions}
         model = build_model(config.size, vocabulary, config.seed, config.image_size)
-        self.network = TrainingNetwork(model, len(self.data.entities))
+        self.network = TrainingNetwork(model, len(self.data.entities), config.grounding)
         if start:
             start.fill(self.network)
         if config.bf16 and self.device.type == "cpu":
@@ -180,6 +182,7 @@ class Trainer:
         length = self.batches.draw_length(self.train_pool, common)
         dropping = common.random() < self.config.drop_share
         kept = round(common.choice(KEPT) * self._visual_tokens) if dropping else None
+        by_attention = bool(dropping) and common.random() < BY_ATTENTION
         size = self.config.batch // self.config.processes
         batch = self.batches.draw(self.train_pool, size, rng, length)
         self.network.train()
@@ -188,7 +191,7 @@ class Trainer:
                 loss = self.network.patch_loss(self.network.features(batch.images, True), batch)
                 values = {"patch": loss}
             else:
-                losses, _ = self.network(batch, kept=kept)
+                losses, _ = self.network(batch, kept=kept, by_attention=by_attention)
                 loss, values = losses.total, _named(losses)
         optimiser.zero_grad()
         loss.backward()
@@ -319,7 +322,7 @@ class Trainer:
             "labels": len(self.data.label_actions),
             "data_seeds": [int(seeds.min()), int(seeds.max())],
             "instructions": self.data.instructions,
-            "auxiliary_losses": list(AUXILIARY_LOSSES),
+            "auxiliary_losses": [*AUXILIARY_LOSSES, *[GROUNDING] * bool(self.config.grounding)],
             "samples": self.done,
             "minutes": round(self.seconds / 60, 1),
             "torch": torch.__version__,
@@ -348,9 +351,11 @@ def _train_part(
 
 
 def _named(losses: Losses) -> dict[str, torch.Tensor]:
+    grounding = {"grounding": losses.grounding} if losses.grounding_weight else {}
     return {
         "action": losses.action,
         "patch": losses.patch,
         "pointing": losses.pointing,
         "offset": losses.offset,
+        **grounding,
     }

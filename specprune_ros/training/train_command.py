@@ -40,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the batches that lose patches of no interest behind layer 1",
     )
     parser.add_argument(
+        "--grounding", type=float, default=0.0,
+        help="weight of the loss on attention to what the instruction names",
+    )
+    parser.add_argument(
         "--processes", type=int, default=1, help="processes that share every batch (CPU)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -67,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         init=args.init,
         drop_share=args.drop_share,
+        grounding=args.grounding,
         processes=args.processes,
         learning_rate=args.learning_rate,
         bf16=args.bf16,

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from specprune_ros import plugins as plugin_finder
 from specprune_ros.errors import ConfigurationError, MethodUnavailable
 from specprune_ros.pruning import registry
 from specprune_ros.pruning.base import DensePruner
@@ -47,7 +48,7 @@ def plugins(monkeypatch):
             importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP)
             for name, value in pairs
         )
-        monkeypatch.setattr(registry, "entry_points", lambda **which: points.select(**which))
+        monkeypatch.setattr(plugin_finder, "entry_points", lambda **which: points.select(**which))
 
     return register
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from specprune_ros.training.dropping import kept_patches
+from specprune_ros.training.dropping import attended_patches, kept_patches
 from specprune_ros.training.train import TrainConfig, Trainer
 from specprune_ros.vla.openvla_oft.config import PATCH
 from specprune_ros.vla.openvla_oft.tiny import Size
@@ -114,3 +114,28 @@ def test_a_run_with_dropped_patches_resumes_bit_by_bit(trainer, tmp_path):
     second.run()
     for name, value in second.network.state_dict().items():
         assert torch.equal(value, whole.network.state_dict()[name]), name
+
+
+def test_attended_patches_are_those_with_the_most_attention_of_each_camera(monkeypatch):
+    monkeypatch.setattr("specprune_ros.training.dropping._NOISE", 0.0)
+    cameras = torch.eye(2, dtype=torch.bool).repeat_interleave(5, 1)[None].expand(2, -1, -1)
+    attention = torch.rand(2, 10, generator=torch.Generator().manual_seed(1))
+    chosen = attended_patches(attention, cameras, 5)
+    for row, kept in zip(attention, chosen.tolist()):
+        expected = [*row[:5].topk(3).indices.tolist(), *(row[5:].topk(2).indices + 5).tolist()]
+        assert kept == sorted(expected)
+
+
+def test_batches_by_attention_lose_more_further_down(trainer, batch):
+    network, rows = trainer.network.eval(), []
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+        for layer in network.model.decoder.layers
+    ]
+    with torch.no_grad():
+        losses, _ = network(batch, augment=False, kept=80, by_attention=True)
+    for hook in hooks:
+        hook.remove()
+    others = batch.ids.shape[1] + 1 + 56 + 1
+    assert [count - others for count in rows] == [128, 128, 68, 57]
+    assert math.isfinite(losses.total)

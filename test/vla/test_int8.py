@@ -8,7 +8,6 @@ import torch
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import Observation, load_policy
 from specprune_ros.vla.openvla_oft.int8 import Int8Matrix
-from specprune_ros.vla.openvla_oft.model import load_model
 
 CAMERAS = ("primary", "wrist")
 
@@ -58,8 +57,7 @@ def test_actions_stay_near_those_of_full_weights(tiny_dir, dtype, runtime):
 
 
 def test_the_decoder_takes_a_byte_per_weight(tiny_dir):
-    full, small = (load_model(tiny_dir, "cpu", "float32", weights=weights).model
-                   for weights in ("full", "int8"))
+    full, small = (load_policy(tiny_dir, weights=weights).model for weights in ("full", "int8"))
     matrices = sum(m.weight.numel() for m in full.decoder.layers.modules()
                    if isinstance(m, torch.nn.Linear))
     outputs = sum(m.weight.shape[0] for m in full.decoder.layers.modules()
@@ -73,7 +71,7 @@ def test_the_decoder_takes_a_byte_per_weight(tiny_dir):
 def test_what_int8_cannot_do_is_said(tiny_dir):
     with pytest.raises(ConfigurationError, match="weights 'int4' is not one of full, int8"):
         load_policy(tiny_dir, weights="int4")
-    model = load_model(tiny_dir, "cpu", "float32", weights="int8").model
+    model = load_policy(tiny_dir, weights="int8").model
     with pytest.raises(ConfigurationError, match="neither be moved nor converted"):
         model.to(torch.bfloat16)
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from transformers import LlamaConfig
 
@@ -10,6 +10,7 @@ from specprune_ros.errors import CheckpointError
 from specprune_ros.vla.openvla_oft.files import CheckpointFiles
 
 PATCH = 14
+MODEL_TYPE = "openvla"  # of config.json
 _DINO, _SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"
 # Heads of the timm models; every other size is read off the tensors.
 _HEADS = {_DINO: 16, _SIGLIP: 16}
@@ -58,15 +59,20 @@ class ModelConfig:
         return self.dino.patches
 
 
-def read_model_config(files: CheckpointFiles) -> ModelConfig:
-    """Combine config.json with the tensor shapes; raises CheckpointError where they disagree."""
+def read_model_config(
+    files: CheckpointFiles, model_types: Sequence[str] = (MODEL_TYPE,)
+) -> ModelConfig:
+    """Combine config.json with the tensor shapes; raises CheckpointError where they disagree.
+
+    model_types: those that are accepted; a backbone of another package has its own.
+    """
     config = files.config
     if not isinstance(config.get("text_config", {}), dict):
         raise CheckpointError("config.json: text_config is not a JSON object")
-    if config.get("model_type") != "openvla":
+    if config.get("model_type") not in model_types:
         raise CheckpointError(
             f"'{files.path / 'config.json'}' has model_type {config.get('model_type')!r}, expected "
-            "'openvla' (an OpenVLA-OFT checkpoint)"
+            f"{' or '.join(map(repr, model_types))} ('{MODEL_TYPE}' is an OpenVLA-OFT checkpoint)"
         )
     if not config.get("use_fused_vision_backbone", False):
         raise CheckpointError(

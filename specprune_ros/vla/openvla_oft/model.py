@@ -13,7 +13,7 @@ from torch import nn
 
 from specprune_ros.errors import CheckpointError, ConfigurationError, ObservationError
 from specprune_ros.tokens import TokenLayout
-from specprune_ros.vla.openvla_oft.config import ModelConfig, read_model_config
+from specprune_ros.vla.openvla_oft.config import MODEL_TYPE, ModelConfig, read_model_config
 from specprune_ros.vla.openvla_oft.decoder import Decoder, DecoderSession, decoder_sources
 from specprune_ros.vla.openvla_oft.files import CheckpointFiles, read_checkpoint_files
 from specprune_ros.vla.openvla_oft.heads import (
@@ -77,7 +77,12 @@ class TextInput:
 
 
 class OpenVLAOFT(nn.Module):
-    """The network. Parameters are filled by :func:`load_model`."""
+    """The network. Parameters are filled by :func:`load_model`.
+
+    model_type: of the config.json that says so; a variant of the network has its own.
+    """
+
+    model_type = MODEL_TYPE
 
     def __init__(self, config: ModelConfig, discrete: bool) -> None:
         super().__init__()
@@ -256,31 +261,29 @@ class LoadedCheckpoint:
 
 
 def load_model(
-    directory: str | Path, device: str, dtype: str, action_head: str = "l1",
-    weights: str = "full",
+    directory: str | Path,
+    device: str,
+    dtype: str,
+    action_head: str = "l1",
+    network: type[OpenVLAOFT] = OpenVLAOFT,
 ) -> LoadedCheckpoint:
     """Load a checkpoint directory. Raises CheckpointError or ConfigurationError.
 
     action_head: ``l1`` reads the head's file; ``discrete`` decodes actions from the vocabulary.
-    weights: of the decoder's matrices: ``full`` keeps them in ``dtype``, ``int8`` rounds them.
+    network: a subclass where parts of the network are others.
     """
-    if weights not in WEIGHTS:
-        raise ConfigurationError(f"weights '{weights}' is not one of {', '.join(WEIGHTS)}")
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     files = read_checkpoint_files(directory)
     head_file = _head_file(files, action_head)
     try:
-        loaded = _load(files, head_file, torch_device, torch_dtype)
+        return _load(files, head_file, torch_device, torch_dtype, network)
     except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         # Values of the JSON files end up deep in transformers, whose errors do not name them.
         raise CheckpointError(
             f"the settings in '{files.path / 'config.json'}' cannot be used "
             f"({type(error).__name__}: {error}): compare them with the published file"
         ) from error
-    if weights == "int8":
-        loaded.model.decoder.to_int8()
-    return loaded
 
 
 def _head_file(files: CheckpointFiles, action_head: str) -> Path | None:
@@ -300,12 +303,13 @@ def _load(
     head_file: Path | None,
     torch_device: torch.device,
     torch_dtype: torch.dtype,
+    network: type[OpenVLAOFT],
 ) -> LoadedCheckpoint:
-    config = read_model_config(files)
+    config = read_model_config(files, (network.model_type,))
     prompts = PromptEncoder(files.path / "tokenizer.json", config.llama.vocab_size)
     proprio_file = files.head("proprio_projector")
     with torch.device("meta"):
-        model = OpenVLAOFT(config, discrete=head_file is None)
+        model = network(config, discrete=head_file is None)
     hidden = config.llama.hidden_size
     # Heads first: they are small, and a head that does not fit is found before the long part.
     heads = (
@@ -321,6 +325,13 @@ def _load(
     model.fuse()
     model.decoder.rope_tables(1, model.decoder.norm.weight)  # an unknown rope_type shows here
     return LoadedCheckpoint(model.eval(), files, prompts)
+
+
+def check_weights(weights: str) -> None:
+    """Raises ConfigurationError unless it is one of WEIGHTS: ``full`` keeps the decoder's matrices
+    in their type, ``int8`` rounds them (``Decoder.to_int8``)."""
+    if weights not in WEIGHTS:
+        raise ConfigurationError(f"weights '{weights}' is not one of {', '.join(WEIGHTS)}")
 
 
 def resolve_device(name: str) -> torch.device:
