@@ -152,6 +152,7 @@ TABLE: tuple[tuple[str, str | Test | Needs], ...] = (
     (r": make lint", Test("packaging/test_lint.py::test_ruff")),
     (r": make help", QUICK),
     (r": make train", Test("training/test_training.py::*")),
+    (r": make (gpu-check|test-gpu|bench-gpu)", Needs("a GPU")),
     (r": make (test|venv|clean|distclean)", Needs("installing packages")),
     # ROS as installed by apt; names, arguments and parameters are checked all the same
     (r": (ros2|cp \$\(ros2) ?", Needs("a ROS installation")),
@@ -197,6 +198,7 @@ SMALL = {
     "demo": "--seconds 3",
     "collect": "--episodes 1 --workers 1",
     "train": "--samples 4 --batch 2 --vision-share 0 --image-size 112 --size layers=2",
+    "analyze options": "--max-queries 2",
     "analyze hitrate": "--max-queries 2",
     "analyze thresholds": "--max-queries 2 --episodes 1 --max-steps 8 --factors 1",
 }
