@@ -172,6 +172,7 @@ ROS_KILTED = [
     'ros-diagnostic-msgs~=5.5.1',
     'ros-geometry-msgs~=5.5.1',
     'ros-lifecycle-msgs~=2.3.0',
+    'ros-nav-msgs~=5.5.1',
     'ros-rcl-interfaces~=2.3.0',
     'ros-rosgraph-msgs~=2.3.0',
     'ros-rosidl-default-runtime~=1.7.1',
@@ -187,6 +188,7 @@ ROS_JAZZY = [
     'ros-diagnostic-msgs~=5.3.6',
     'ros-geometry-msgs~=5.3.6',
     'ros-lifecycle-msgs~=2.0.2',
+    'ros-nav-msgs~=5.3.6',
     'ros-rcl-interfaces~=2.0.2',
     'ros-rosgraph-msgs~=2.0.2',
     'ros-rosidl-default-runtime~=1.6.0',
@@ -203,6 +205,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, PACKAGE + '.*'],
                            exclude=[PACKAGE + '.msg', PACKAGE + '.msg.*']),
+    package_data={PACKAGE: ['view/static/*']},
     ext_modules=[MessageExtension()],
     cmdclass={'build_ext': BuildMessages, 'build_py': BuildModules},
     data_files=[
@@ -222,6 +225,7 @@ setup(
         'pin~=4.1',  # apt: pinocchio
         'mujoco>=3.3,<5',
         'rosbags~=0.11',
+        'aiohttp~=3.8',  # specprune view
         'rich>=13,<16',
         'matplotlib~=3.10',
         'pyyaml>=5.4,<7',
@@ -239,6 +243,7 @@ setup(
             'pytest-xdist~=3.6',
             'hypothesis~=6.100',
             'ruff~=0.15',
+            'selenium~=4.20',  # with a Chromium and chromedriver; skipped without
         ],
     },
     zip_safe=False,

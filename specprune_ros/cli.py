@@ -28,6 +28,8 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "specprune_ros.demo",
             "drive the simulated arm over ROS 2 with the pruned policy, and write a video"),
+    Command("view", "specprune_ros.view",
+            "a page in the browser: cameras, kept patches, charts and sliders of a running node"),
     Command("doctor", "specprune_ros.doctor",
             "check machine, ROS and checkpoint before the policy runs"),
     Command("record", "specprune_ros.replay.record_command",

@@ -34,15 +34,16 @@ MAY_IMPORT = {
                    "msg"},
 }
 # Offline work on top of the policy and the simulators, without ROS.
-TOOLS = {"analysis", "bench", "eval", "training"}
+TOOLS = {"analysis", "bench", "eval", "report", "training"}
 MAY_IMPORT |= {name: BASE | TOOLS | {"vla", "pruning", "robot", "runtime", "policy", "sim", "share",
                                      "provenance"}
                for name in TOOLS}
 # Programs: they may import all of the above, but ROS only when it is needed (inside a function).
-PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay", "through_ros"}
+PROGRAMS = {"__init__", "__main__", "bringup", "cli", "demo", "doctor", "replay", "through_ros",
+            "view"}
 
 ROS_MODULES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs",
-               "geometry_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
+               "geometry_msgs", "nav_msgs", "trajectory_msgs", "diagnostic_msgs", "rosgraph_msgs",
                "builtin_interfaces", "cv_bridge", "launch", "launch_ros", "ament_index_python"}
 IMAGE_CODECS = {"cv2", "simplejpeg", "PIL", "imageio"}
 CHECKPOINT_READERS = {"safetensors", "transformers", "tokenizers"}

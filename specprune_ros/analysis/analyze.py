@@ -30,10 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.add_argument("--out", type=Path, default=Path("analysis"), metavar="DIR",
                          help=f"folder for {name}.json, .csv and .png")
+        sub.add_argument("--report", type=Path, metavar="FILE", help="one HTML file, too")
         import_module(f"{__package__}.{name}").add_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> int:
-    for suffix in (".json", ".csv", ".png"):
-        check_output_file((args.out / args.analysis).with_suffix(suffix))
-    return import_module(f"{__package__}.{args.analysis}").run(args)
+    results = args.out / args.analysis
+    files = [results.with_suffix(suffix) for suffix in (".json", ".csv", ".png")]
+    for path in filter(None, (*files, args.report)):
+        check_output_file(path)
+    status = import_module(f"{__package__}.{args.analysis}").run(args)
+    if args.report and status == 0:
+        from specprune_ros.analysis.output import say_written
+        from specprune_ros.analysis.reports import write_analysis_report
+
+        say_written([write_analysis_report(args.report, results, EXPERIMENTS[args.analysis])])
+    return status

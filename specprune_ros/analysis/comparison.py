@@ -21,6 +21,7 @@ from specprune_ros.analysis.output import (
     write_csv,
     write_json,
 )
+from specprune_ros.analysis.reports import write_compare_report
 from specprune_ros.analysis.writing import check_output_file
 from specprune_ros.errors import ConfigurationError, MethodUnavailable
 from specprune_ros.policy import Policy
@@ -39,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="methods by name; 'all' takes every one that is registered")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="results")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="one line per method as well")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="one HTML file, too")
     add_stream_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     names = method_names(args.methods)
-    for path in filter(None, (args.json, args.csv)):
+    for path in filter(None, (args.json, args.csv, args.report)):
         check_output_file(path)
     inputs = load_inputs(args)
     found = compare(inputs, names)
@@ -53,14 +55,18 @@ def run(args: argparse.Namespace) -> int:
     written = [write_json(args.json, document)]
     if args.csv:
         written.append(write_csv(args.csv, csv_rows(results)))
+    n = f"{counted(inputs.queries, 'query')} of {counted(len(inputs.recordings), 'stream')}"
+    text = caption(inputs.policy, inputs.checkpoint, n)
+    if args.report:
+        written.append(write_compare_report(args.report, document, ("method", *_COLUMNS),
+                                            table_rows(results), _LEGEND, text))
     console = Console()
     console.print(table(results))
     console.print(_LEGEND, highlight=False)
     for name, result in results.items():
         if "unavailable" in result:
             console.print(f"{name} is not available: {result['unavailable']}", markup=False)
-    n = f"{counted(inputs.queries, 'query')} of {counted(len(inputs.recordings), 'stream')}"
-    console.print(caption(inputs.policy, inputs.checkpoint, n), highlight=False)
+    console.print(text, highlight=False)
     say_written(written)
     return 0
 
@@ -120,13 +126,21 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     for head in _COLUMNS:
         # If anything must be narrower, then the column of many numbers, never the names.
         shown.add_column(head, justify="right", no_wrap=head != "per camera", overflow="fold")
+    for row in table_rows(results):
+        shown.add_row(*row)
+    return shown
+
+
+def table_rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """One row per method: its name, then _COLUMNS."""
+    rows = []
     for name, r in results.items():
         if "unavailable" in r:
-            shown.add_row(name, *"-" * len(_COLUMNS))
+            rows.append([name, *"-" * len(_COLUMNS)])
             continue
         steady = r["flops_ratio_steady"]
         per_camera = [f"{kept[-1]:.0f}" for kept in r["kept_visual_per_camera"].values()]
-        shown.add_row(
+        rows.append([
             name,
             f"{r['kept_visual_last_layer']:.1f}",
             "+".join(per_camera),
@@ -135,8 +149,8 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
             f"{r['cpu_ms_median']:.1f}",
             f"{r['action_l1_chunk']:.4f}",
             f"{r['action_l1_first']:.4f}",
-        )
-    return shown
+        ])
+    return rows
 
 
 _COLUMNS = ("tokens", "per camera", "FLOPs", "pruned", "CPU ms", "L1", "L1 1st")

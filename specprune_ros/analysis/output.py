@@ -13,7 +13,14 @@ from typing import Any, Callable
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from specprune_ros.analysis.inputs import Inputs
 from specprune_ros.analysis.threads import thread_settings
@@ -112,9 +119,10 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, if that is a terminal; call what it gives per step."""
+    """A bar with the remaining time on standard error, if that is a terminal; call what it gives
+    per step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())
+               TimeElapsedColumn(), TextColumn("remaining"), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True,
                   disable=not console.is_terminal) as progress:

@@ -10,6 +10,7 @@ from specprune_ros.analysis.writing import check_output_file, check_output_folde
 from specprune_ros.bench.arms import ARMS, DEFAULT, choose
 from specprune_ros.bench.models import SHAPES
 from specprune_ros.bench.plots import draw
+from specprune_ros.bench.report import write_report
 from specprune_ros.bench.session import Bench
 from specprune_ros.bench.streams import SPEEDS
 from specprune_ros.bench.table import show
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--json", type=Path, metavar="FILE")
     results.add_argument("--plot", type=Path, metavar="DIR",
                          help="folder for the pictures; makes the sweep as well")
+    results.add_argument("--report", type=Path, metavar="FILE", help="one HTML file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
     written = []
     if args.json:
         written.append(write_json(args.json, document))
-    if args.plot:
-        written += draw(document, args.plot)
+    pictures = draw(document, args.plot) if args.plot else []
+    written += pictures
+    if args.report:
+        written.append(write_report(args.report, document, pictures))
     show(document)
     if written:
         say_written(written)
@@ -71,7 +75,7 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be >= {least}, not {value}")
-    if args.json:
-        check_output_file(args.json)
+    for path in filter(None, (args.json, args.report)):
+        check_output_file(path)
     if args.plot:
         check_output_folder(args.plot)

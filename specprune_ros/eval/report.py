@@ -1,10 +1,7 @@
 """The results for people: a table for the terminal, and one HTML file with the pictures in it."""
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from specprune_ros.eval import paper
+from specprune_ros.report import Report
 
 HEADS = ("method", "success", "95 %", "diff", "p", "FLOPs", "tokens", "p50 ms", "p95 ms")
 LEGEND = (
@@ -20,14 +18,12 @@ LEGEND = (
     "tokens: visual ones, mean over layers and queries. p50, p95: latency of a complete query."
 )
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; } pre { background: #f5f5f5; padding: 1em; overflow-x: auto; }
-.warning { background: #fff3cd; padding: .5em 1em; }
-"""
+_CAPTIONS = {
+    "success": "Success in closed loop, with Wilson 95 % intervals",
+    "kept_tokens": "Visual tokens that enter each decoder layer, mean over queries",
+    "latency": "Latency of a query, and decoder FLOPs over dense",
+    "curve": "Success against decoder FLOPs",
+}
 
 
 def rows(methods: Mapping[str, Any], paired: Mapping[str, Any]) -> list[list[str]]:
@@ -90,47 +86,29 @@ def point_rows(points: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def write_html(path: Path, document: Mapping[str, Any], pictures: Sequence[Path]) -> Path:
-    """One file that needs nothing else."""
+    """One file that needs nothing else. pictures: as ``plots.draw`` names them."""
     checkpoint, states = document["checkpoint"], document["init_states"]
-    title = f"specprune eval: {document['suite']}, {checkpoint['name']}"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{document['n']} episodes per method, initial states {states['first']} to "
-        f"{states['last']} ({escape(states['kind'])}). Commit {escape(str(document['commit']))}."
-        "</p>",
-    ]
+    report = Report(
+        f"specprune eval: {document['suite']}, {checkpoint['name']}",
+        f"{document['n']} episodes per method, initial states {states['first']} to "
+        f"{states['last']} ({states['kind']}). Commit {document['commit']}.")
+    report.section("Success and cost")
     if not checkpoint["trained"]:
-        parts.append("<p class=warning>The checkpoint is untrained: random weights say nothing "
-                     "about accuracy.</p>")
-    parts += [_html_table(rows(document["methods"], document["paired"])),
-              f"<p>{escape(LEGEND)}</p>"]
-    parts += [f"<p class=warning>{escape(text)}</p>" for text in remarks(document["methods"])]
+        report.warning("The checkpoint is untrained: random weights say nothing about accuracy.")
+    report.table(HEADS, rows(document["methods"], document["paired"])).text(LEGEND)
+    for text in remarks(document["methods"]):
+        report.warning(text)
     for condition in document["perturbed"]:
-        parts += [f"<h2>{escape(condition['label'])}</h2>",
-                  _html_table(rows(condition["methods"], condition["paired"]))]
+        report.section(condition["label"])
+        report.table(HEADS, rows(condition["methods"], condition["paired"]))
     if document.get("curve"):
-        parts += ["<h2>At equal FLOPs</h2>", _html_table(point_rows(document["curve"]["points"]))]
+        report.section("At equal FLOPs")
+        report.table(HEADS, point_rows(document["curve"]["points"]))
     if document["suite"] in paper.COLUMNS:
-        parts += ["<h2>In the layout of the paper</h2>",
-                  _html_table(paper.paper_rows([document]), paper.HEADS),
-                  f"<p>{escape(paper.LEGEND)}</p>"]
+        report.section("In the layout of the paper")
+        report.table(paper.HEADS, paper.paper_rows([document])).text(paper.LEGEND)
+    if pictures:
+        report.section("Pictures")
     for picture in pictures:
-        data = base64.b64encode(picture.read_bytes()).decode()
-        parts.append(f'<p><img alt="{picture.stem}" src="data:image/png;base64,{data}"></p>')
-    facts = {k: document[k] for k in ("settings", "versions", "machine", "checkpoint")}
-    text = escape(json.dumps(facts, indent=1, default=str))
-    parts.append(f"<h2>How it was run</h2><pre>{text}</pre>")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts) + "\n</body></html>\n"
-    )
-    return path
-
-
-def _html_table(body: Sequence[Sequence[str]], heads: Sequence[str] = HEADS) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "\n".join(["<table>", line(heads, "th"), *(line(row, "td") for row in body), "</table>"])
+        report.picture(picture, _CAPTIONS.get(picture.stem, picture.stem.replace("_", " ")))
+    return report.origin(document).write(path)

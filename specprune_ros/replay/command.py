@@ -179,14 +179,21 @@ def _progress():
     from contextlib import contextmanager
 
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     @contextmanager
     def bar():
         console = Console(stderr=True)
         with Progress(TextColumn("replaying"), BarColumn(), TaskProgressColumn(),
-                      TimeElapsedColumn(), console=console, transient=True,
-                      disable=not console.is_terminal) as progress:
+                      TimeElapsedColumn(), TextColumn("remaining"), TimeRemainingColumn(),
+                      console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("", total=1.0)
             yield lambda share: progress.update(task, completed=share)
 

@@ -28,8 +28,8 @@ _DRAIN_S = 2.0  # at most, to write what has arrived when the recording is stopp
 #: Recorded if they are there, whoever publishes them; relative names.
 _ALWAYS = ("/clock", "/parameter_events", "sim_status")
 _NEVER = ("/rosout",)
-#: Of the node's, only if asked for: pictures that it draws when somebody subscribes.
-_DRAWN = re.compile(r"/camera/[A-Za-z]\w*/kept_patches$")
+#: Of the node's, only if asked for: what it draws when somebody subscribes.
+_DRAWN = re.compile(r"/(camera/[A-Za-z]\w*/kept_patches|tool_path)$")
 #: Without a vla_node its inputs are found by these names.
 _INPUTS = re.compile(r"(camera/[A-Za-z]\w*/image_raw(/compressed)?|joint_states|robot_description"
                      r"|instruction|action_chunk(_preview)?|prune_stats|vla_status)")

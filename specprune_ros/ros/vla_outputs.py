@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from nav_msgs.msg import Path
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -17,6 +18,7 @@ from .messages import Hold, Published, chunk_message, hold_message, stats_messag
 from .overlay import depth_of_patches, draw
 from .publishing import publish_while_up
 from .query import QueryResult
+from .tool_path import ToolPath
 
 _PATIENCE = 0.5  # wall s for subscribers that are slow to take the last chunk
 
@@ -35,6 +37,8 @@ class VlaOutputs:
         self._stats = self._advertise(PruneStats, "prune_stats")
         self._overlays = {camera: self._advertise(Image, f"camera/{camera}/kept_patches")
                           for camera in cameras}
+        self._path_topic = self._advertise(Path, "tool_path")
+        self._path = ToolPath()
 
     def close(self) -> None:
         """Close the topics, once the last chunk has arrived."""
@@ -51,6 +55,10 @@ class VlaOutputs:
     def publish_stats(self, published: Published) -> None:
         publish_while_up(self._stats, stats_message(published), self._node.context)
         self._publish_overlays(published.result)
+        self._path.add(published.result)
+        if self._path_topic.get_subscription_count() > 0:
+            publish_while_up(self._path_topic, self._path.message(published.result),
+                             self._node.context)
 
     def _publish_overlays(self, result: QueryResult) -> None:
         """A picture per camera of what was kept, where somebody looks at it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -25,9 +26,19 @@ def everything(stream_dir, tmp_path_factory):
     """All methods on the small stream; four queries, as some methods begin with three dense."""
     out = tmp_path_factory.mktemp("compare")
     run("compare", "--recording", stream_dir, "--methods", "all", "--every", 5,
-        "--json", out / "out.json", "--csv", out / "out.csv")
+        "--json", out / "out.json", "--csv", out / "out.csv", "--report", out / "out.html")
     rows = list(csv.DictReader((out / "out.csv").open()))
     return json.loads((out / "out.json").read_text()), rows
+
+
+def test_report_shows_every_method_with_pictures(everything, tmp_path_factory):
+    document, _ = everything
+    text = max(tmp_path_factory.getbasetemp().glob("compare*/out.html")).read_text()
+    assert text.count("data:image/png;base64,") == 3
+    for name in document["methods"]:
+        assert f">{name}<" in text
+    assert not re.search(r'(src|href)="(?!data:|#s\d)', text)
+    assert "random weights say nothing about accuracy" in text
 
 
 def test_every_registered_method_is_there(everything):
@@ -83,7 +94,9 @@ def test_unavailable_method_is_listed_with_its_reason(stream_dir, tmp_path, monk
 
     monkeypatch.setattr("specprune_ros.analysis.comparison.make_pruner", make)
     run("compare", "--recording", stream_dir, "--methods", "off,paper_v1", "--json",
-        tmp_path / "out.json", "--csv", tmp_path / "out.csv", "--max-queries", 1)
+        tmp_path / "out.json", "--csv", tmp_path / "out.csv", "--max-queries", 1,
+        "--report", tmp_path / "out.html")
+    assert "needs what is not here" in (tmp_path / "out.html").read_text()
     methods = json.loads((tmp_path / "out.json").read_text())["methods"]
     assert methods["paper_v1"] == {"unavailable": "needs what is not here"}
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))

@@ -25,7 +25,9 @@ from specprune_ros.tokens import TokenLayout
 
 def test_thresholds(stream_dir, tmp_path):
     run("analyze", "thresholds", "--recording", stream_dir, "--factors", 0, 1, 2, 10,
-        "--out", tmp_path)
+        "--out", tmp_path, "--report", tmp_path / "report" / "thresholds.html")
+    report = (tmp_path / "report" / "thresholds.html").read_text()
+    assert report.count("data:image/png;base64,") == 1 and "analyze thresholds" in report
     document = results(tmp_path, "thresholds")
     check_stream_facts(document, 3)
     points = document["points"]

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Imported module -> (pip distribution, rosdep key); None where that world has none.
 DECLARED_AS = {
+    "aiohttp": ("aiohttp", "python3-aiohttp"),
     "cv2": ("opencv-python-headless", "python3-opencv"),
     "matplotlib": ("matplotlib", "python3-matplotlib"),
     "mujoco": ("mujoco", None),
@@ -38,8 +39,8 @@ DECLARED_AS = {
     "launch_ros": (None, "launch_ros"),
 } | {name: ("ros-" + name.replace("_", "-"), name) for name in (
     "ament_index_python", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs",
-    "lifecycle_msgs", "rcl_interfaces", "rclpy", "rosgraph_msgs", "sensor_msgs", "std_msgs",
-    "std_srvs", "trajectory_msgs")}
+    "lifecycle_msgs", "nav_msgs", "rcl_interfaces", "rclpy", "rosgraph_msgs", "sensor_msgs",
+    "std_msgs", "std_srvs", "trajectory_msgs")}
 
 
 def imported_modules() -> dict[str, str]:

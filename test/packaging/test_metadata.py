@@ -111,3 +111,13 @@ def test_share_files_are_all_installed(setup_arguments):
         for name in files:
             if name.startswith(("config/", "launch/", "models/")):
                 assert folder == f"share/specprune_ros/{Path(name).parent.as_posix()}"
+
+
+def test_files_of_the_page_are_installed_beside_its_modules(setup_arguments):
+    patterns = setup_arguments["package_data"]["specprune_ros"]
+    package = ROOT / "specprune_ros"
+    matched = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*")
+              if path.is_file() and path.suffix not in (".py", ".pyc")
+              and path.relative_to(package).parts[0] != "msg"}
+    assert others and others <= matched

@@ -287,11 +287,11 @@ def lengths_at_7b(mode: Mode, prompt: int = 34, prompt_tile: int = 1, **options)
 
 
 def test_lengths_of_the_default_at_7b():
-    """93 other rows and budgets of 152 patches: 256 rows; shrinking by a tenth of the patches."""
+    """93 other rows and budgets of 220 patches: 320 rows; shrinking by a tenth of the patches."""
     coarse = lengths_at_7b(Mode.COARSE)
-    assert coarse == FixedLengths((320,), 256, (240, 224, 224, 208))
+    assert coarse == FixedLengths((448,), 320, (304, 288, 272, 240))
     fine = lengths_at_7b(Mode.FINE)
-    assert fine.static == 384 and fine.interim == (448,)
+    assert fine.static == 448 and fine.interim == (576,)
     assert all(c <= f for c, f in zip(coarse.dynamic, fine.dynamic))
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from nav_msgs.msg import Path
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -219,3 +220,27 @@ def test_task_of_the_parameter_file_needs_no_topic(ros):
     bench.rig.describe(URDF)
     chunk, _ = bench.rig.query()
     assert chunk.instruction == "push the plate"
+
+
+# --- the path of the tool ------------------------------------------------------------------------
+
+def test_path_of_the_tool_is_that_of_the_episode(bench):
+    bench.rig.query(slide=0.1)
+    paths = []
+    bench.rig.node.create_subscription(Path, "tool_path", paths.append, 10)
+    bench.rig.until(lambda: bench.node.count_subscribers("tool_path") == 1)
+    stamps = [stamp_to_ns(bench.rig.chunks[-1].header.stamp)]
+    for slide in (0.2, 0.3):
+        stamps.append(bench.rig.observe(slide=slide))
+        bench.rig.await_chunk(stamps[-1])
+    bench.rig.until(lambda: paths and len(paths[-1].poses) == 3)
+    path = paths[-1]
+    assert path.header.frame_id == path.poses[0].header.frame_id == "panda_link0"
+    assert [stamp_to_ns(pose.header.stamp) for pose in path.poses] == stamps
+    assert [pose.pose.position.x for pose in path.poses] == pytest.approx([0.1, 0.2, 0.3])
+    assert path.poses[0].pose.position.z == pytest.approx(0.5)
+    orientation = path.poses[0].pose.orientation
+    assert orientation.x**2 + orientation.y**2 + orientation.z**2 + orientation.w**2 == (
+        pytest.approx(1.0))
+    bench.rig.reset()
+    bench.rig.until(lambda: len(paths[-1].poses) == 1, again=bench.rig.observe)

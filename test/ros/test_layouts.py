@@ -1,0 +1,172 @@
+"""Layouts for rqt, Foxglove and RViz: each parses, and names what the nodes really offer.
+
+The tools themselves are not at hand here: that they open the files is not tested.
+"""
+import ast
+import json
+import re
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from rclpy.lifecycle import TransitionCallbackReturn
+from specprune_ros.msg import ActionChunk
+from vla_bench import Bench
+
+from specprune_ros.ros.sim_outputs import WorldOutputs
+from specprune_ros.share import share_dir
+
+CONFIG = share_dir() / "config"
+
+
+@pytest.fixture
+def offered(ros):
+    """What vla_node and the simulator offer: ({topic: type}, {service: type})."""
+    bench = Bench(ros)
+    assert bench.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    world = ros.node("world")
+    WorldOutputs(world, SimpleNamespace(image_transport="raw", replan_steps=8,
+                                        cameras=["primary", "wrist"], frame_ids=["a", "b"]))
+    # Of the objects, not of the graph: nodes of earlier tests may linger there under these names.
+    topics = {publisher.topic_name: name_of(publisher.msg_type, "msg")
+              for node in (bench.node, world) for publisher in node.publishers}
+    services = {bench.node.resolve_service_name(service.srv_name): name_of(service.srv_type, "srv")
+                for service in bench.node.services}
+    return topics, services
+
+
+def name_of(kind, folder):
+    """Name of an interface as ROS writes it: package/msg/Name."""
+    return f"{kind.__module__.split('.')[0]}/{folder}/{kind.__name__}"
+
+
+def check_field(topics, topic, fields):
+    """Fail unless the topic is there and has a numeric field of this dotted path."""
+    assert topic in topics, f"{topic} is published by nobody: {sorted(topics)}"
+    package, _, name = topics[topic].split("/")
+    kind = getattr(import_module(f"{package}.msg"), name)
+    for part in fields:
+        field, _, index = part.partition("[")
+        known = kind.get_fields_and_field_types()
+        assert field in known, f"{topic} has no {field}: {sorted(known)}"
+        assert bool(index) == ("sequence" in known[field]), f"{topic}.{part} is {known[field]}"
+        assert not index or re.fullmatch(r"-?\d+\]", index)
+        kind = known[field]
+    assert re.search(r"double|float|u?int\d+", kind), f"{topic}: {fields} is no number"
+
+
+# --- Foxglove -----------------------------------------------------------------------------------
+
+@pytest.fixture
+def foxglove():
+    return json.loads((CONFIG / "foxglove_layout.json").read_text())
+
+
+def panels_of(layout):
+    """Panels in a tree of splits."""
+    if isinstance(layout, str):
+        return [layout]
+    assert set(layout) == {"direction", "first", "second", "splitPercentage"}
+    assert layout["direction"] in ("row", "column") and 0 < layout["splitPercentage"] < 100
+    return panels_of(layout["first"]) + panels_of(layout["second"])
+
+
+def test_foxglove_shows_every_panel_once(foxglove):
+    shown = panels_of(foxglove["layout"])
+    assert sorted(shown) == sorted(foxglove["configById"])
+    kinds = {name.split("!")[0] for name in shown}
+    assert kinds == {"Image", "3D", "Plot", "StateTransitions", "RawMessages", "Parameters",
+                     "CallService"}
+
+
+def test_foxglove_names_topics_fields_and_services_that_exist(foxglove, offered):
+    topics, services = offered
+    for name, config in foxglove["configById"].items():
+        kind = name.split("!")[0]
+        if kind == "Image":
+            assert topics[config["imageMode"]["imageTopic"]] == "sensor_msgs/msg/Image"
+        elif kind in ("Plot", "StateTransitions"):
+            for path in config["paths"]:
+                topic, *fields = path["value"].split(".")
+                check_field(topics, topic, fields)
+                assert path["timestampMethod"] == "receiveTime"
+                assert kind != "Plot" or path["enabled"] is True
+        elif kind == "3D":
+            assert {topics[topic] for topic in config["topics"]} == {"nav_msgs/msg/Path"}
+        elif kind == "RawMessages":
+            assert config["topicPath"] in topics
+        elif kind == "CallService":
+            assert services[config["serviceName"]] == "std_srvs/srv/Trigger"
+            assert json.loads(config["requestPayload"]) == {}
+
+
+def test_foxglove_says_what_the_numbers_of_a_state_mean(foxglove):
+    labels = {path["value"]: path["label"]
+              for path in foxglove["configById"]["StateTransitions!mode"]["paths"]}
+    assert (ActionChunk.COARSE, ActionChunk.FINE) == (0, 1)
+    assert labels["/prune_stats.mode"].endswith("0 coarse, 1 fine")
+    assert (ActionChunk.POLICY, ActionChunk.DENSE, ActionChunk.HOLD) == (0, 1, 2)
+    assert labels["/action_chunk.source"].endswith("0 policy, 1 dense, 2 hold")
+
+
+# --- rqt ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def perspective():
+    return json.loads((CONFIG / "specprune.perspective").read_text())
+
+
+def settings_of(group):
+    """Settings of a plugin; each is a Python literal in a string."""
+    found = {}
+    for name, value in group["groups"]["plugin"]["keys"].items():
+        assert value["type"] == "repr"
+        found[name] = ast.literal_eval(value["repr"])
+    return found
+
+
+def test_rqt_has_settings_for_each_running_plugin(perspective):
+    manager = perspective["groups"]["pluginmanager"]
+    running = ast.literal_eval(manager["keys"]["running-plugins"]["repr"])
+    names = {f"plugin__{plugin.replace('/', '__')}__{number}"
+             for plugin, numbers in running.items() for number in numbers}
+    assert names == set(manager["groups"])
+    assert {"rqt_image_view/ImageView", "rqt_plot/Plot", "rqt_reconfigure/Param"} <= set(running)
+
+
+def test_rqt_names_topics_and_fields_that_exist(perspective, offered):
+    topics, services = offered
+    plotted = []
+    for name, group in perspective["groups"]["pluginmanager"]["groups"].items():
+        settings = settings_of(group)
+        if "ImageView" in name:
+            assert topics[settings["topic"]] == "sensor_msgs/msg/Image"
+        for path in settings.get("topics", ()):
+            topic, *fields = path.removeprefix("/").split("/")
+            check_field(topics, f"/{topic}", fields)
+            plotted.append(path)
+        if "current_service_name" in settings:
+            assert settings["current_service_name"] in services
+    assert len(plotted) >= 6
+
+
+# --- RViz -----------------------------------------------------------------------------------------
+
+RVIZ_TYPES = {"rviz_default_plugins/Path": "nav_msgs/msg/Path",
+              "rviz_default_plugins/Image": "sensor_msgs/msg/Image"}
+
+
+def test_rviz_names_topics_of_the_types_that_its_displays_take(offered):
+    topics, _ = offered
+    config = yaml.safe_load((CONFIG / "specprune.rviz").read_text())
+    manager = config["Visualization Manager"]
+    with_topic = [d for d in manager["Displays"] if "Topic" in d]
+    assert {d["Class"] for d in with_topic} == set(RVIZ_TYPES)
+    for display in with_topic:
+        assert topics[display["Topic"]["Value"]] == RVIZ_TYPES[display["Class"]]
+        assert display["Enabled"] == display["Value"]
+    # The path is in base_frame: RViz needs no transforms where that is its fixed frame.
+    parameters = yaml.safe_load((CONFIG / "vla.yaml").read_text())
+    assert manager["Global Options"]["Fixed Frame"] == (
+        parameters["/**/vla_node"]["ros__parameters"]["base_frame"])
