@@ -47,7 +47,7 @@ test-gpu:  ## the tests that need a CUDA device (GPU_PYTHON=; see scripts/gpu_ch
 bench-gpu:  ## dense against pruned at the 7B shape on a CUDA device; MODEL=, OUT=
 	WHEELS=$(GPU_WHEELS) PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh bench
 
-gpu-check:  ## both, in at most eight minutes
+gpu-check:  ## both, in at most nine minutes
 	WHEELS=$(GPU_WHEELS) PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh all
 
 test-libero: venv render  ## the tests with LIBERO itself (docs/libero.md)

@@ -6,9 +6,11 @@
 """
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,10 +32,12 @@ from specprune_ros.runtime.choice import Runtime
 from specprune_ros.runtime.execution import Execution, Executor, Query
 from specprune_ros.runtime.fixed import DEFAULT, FixedSettings
 from specprune_ros.runtime.inputs import PRIMARY, QueryInputs, ordered_cameras
+from specprune_ros.runtime.latency import check_target, pick_bucket
+from specprune_ros.runtime.reuse import NO_REUSE, VisionReuse
 from specprune_ros.runtime.timing import StageClock
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import ActionChunk, Observation, PruneReport
-from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_weights
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
 from specprune_ros.vla.registry import load_backbone
 
@@ -55,6 +59,9 @@ def load_policy(
     action_head: str = "l1",
     runtime: str = "auto",
     fixed: FixedSettings = DEFAULT,
+    vision_reuse: float = 0.0,
+    weights: str = "full",
+    latency_target_ms: float = 0.0,
 ) -> Policy:
     """Load an OpenVLA-OFT checkpoint directory, or one of a backbone that a plug-in registers.
 
@@ -68,13 +75,23 @@ def load_policy(
     action_head: ``l1``, or ``discrete`` for a policy trained to give its actions as tokens.
     runtime: ``eager`` (exact sets), ``static`` (fixed numbers of rows), ``graph`` (the same as one
         CUDA graph), or ``auto``. fixed: settings of the latter two. See docs/performance.md.
+    vision_reuse: use a camera's features again while every patch of its picture has at least this
+        similarity (SSIM) to the picture they came from; 1 = identical pictures only, 0 = never.
+    weights: ``full``, or ``int8`` for decoder matrices of a byte per weight.
+    latency_target_ms: have :meth:`Policy.warm_up` choose how many rows pruned queries keep, so that
+        they take no longer than this on the machine at hand; 0 = the budgets decide.
 
     Raises CheckpointError (what is wrong with the files) or ConfigurationError (the settings).
     """
+    reuse = VisionReuse(vision_reuse)
+    check_target(latency_target_ms)
+    check_weights(weights)
     loaded = load_backbone(checkpoint_dir, device, dtype, action_head)
+    if weights == "int8":
+        loaded.model.decoder.to_int8()
     return Policy(
         loaded, unnorm_key, center_crop, jpeg_roundtrip, pruning, chunk_length, control_period,
-        Runtime(loaded.model, runtime, fixed),
+        Runtime(loaded.model, runtime, fixed, latency_target_ms), reuse,
     )
 
 
@@ -91,6 +108,7 @@ class Policy:
         chunk_length: int,
         control_period: float,
         runtime: Runtime | None = None,
+        reuse: VisionReuse = NO_REUSE,
     ) -> None:
         if not isinstance(chunk_length, int) or chunk_length < 1:
             raise ConfigurationError(
@@ -98,7 +116,7 @@ class Policy:
             )
         if not control_period > 0:
             raise ConfigurationError(f"control_period must be > 0 s, not {control_period}")
-        self._loaded = loaded
+        self.loaded = loaded
         self.model = loaded.model
         self.card: Mapping[str, Any] = loaded.files.card
         self.statistics = select_statistics(
@@ -120,7 +138,7 @@ class Policy:
         self._cold = True
         self.query_shape = QueryShape.of(loaded.model)
         self.decoder_shape = self.query_shape.decoder
-        self.runtime = runtime or Runtime(loaded.model)
+        self.runtime, self._reuse = runtime or Runtime(loaded.model), reuse
         self.clock: StageClock | None = None  # of the newest query
         self.set_pruning(pruning)
         self._episode = self.make_episode()
@@ -185,16 +203,30 @@ class Policy:
         self._controller = controller if own else ControllerConfig(enabled=False)
         self._static = static if isinstance(static, StaticConfig) else StaticConfig()
 
-    def with_pruning(self, pruning: str | Pruner | SpecPruneConfig) -> Policy:
-        """A second policy over the same weights: method, episodes and settings are its own."""
+    def with_pruning(
+        self,
+        pruning: str | Pruner | SpecPruneConfig,
+        vision_reuse: float | None = None,
+        latency_target_ms: float | None = None,
+    ) -> Policy:
+        """A second policy over the same weights: method, episodes and settings are its own.
+
+        vision_reuse, latency_target_ms: as for :func:`load_policy`; None for those of this policy.
+        """
+        runtime, reuse = self.runtime, self._reuse
+        if latency_target_ms is not None:
+            runtime = Runtime(self.model, "auto", DEFAULT, latency_target_ms)
+        if vision_reuse is not None:
+            reuse = VisionReuse(vision_reuse)
         return Policy(
-            self._loaded,
+            self.loaded,
             self.statistics.key,
             *self._settings,
             pruning,
             self.chunk_length,
             self.control_period,
-            self.runtime,
+            runtime,
+            reuse,
         )
 
     # Episodes ------------------------------------------------------------------------------
@@ -248,6 +280,7 @@ class Policy:
         actions.
         """
         episode = episode or self._episode
+        self._choose_bucket(observation.images)
         self.clock = clock = self._executor.clock()
         with clock("preprocess"):
             prompt = self.inputs.prompt(observation.instruction)
@@ -264,7 +297,10 @@ class Policy:
         key = (self.pruner.name, cameras, prompt.text)
         with clock("preprocess"):  # of the frame looked back at
             context = self._context(state, frame, layout, key)
-        execution = self._executor.run(Query(prompt, proprio, context), self.pruner, clock)
+        with clock("comparison") if self._reuse.enabled else nullcontext():
+            known = self._reuse.known(context.frame, cameras, state.vision, layout.grid)
+        query = Query(prompt, proprio, context, known)
+        execution = self._executor.run(query, self.pruner, clock)
         clock.end_device_work()
         normalized = execution.normalized_actions.astype(np.float32)
         if not np.isfinite(normalized).all():
@@ -272,9 +308,13 @@ class Policy:
                 "the network gave non-finite actions: check the weights, and try dtype float32"
             )
         actions = self.statistics.action.denormalize(normalized)
-        report = self._report(state, layout, execution, clock)
+        reused = tuple(name for name, given in zip(cameras, known) if given is not None)
+        report = self._report(state, layout, execution, clock, reused)
         history = execution.finished.history
-        episode.state = state.after_query(frame, actions, history, key)
+        vision = self._reuse.remembered(
+            context.frame, cameras, state.vision, known, execution.features
+        )
+        episode.state = state.after_query(frame, actions, history, key, vision)
         self._cold = False
         return ActionChunk(actions, normalized, report, observation.stamp)
 
@@ -282,11 +322,12 @@ class Policy:
         """Run a dense and a pruned query on black pictures, so that the first real one is quick.
 
         With runtime ``graph`` or ``static`` the programs of both modes are made as well, for
-        prompts of up to 64 tokens.
+        prompts of up to 64 tokens, after the bucket was chosen where there is a latency target.
         """
+        self._choose_bucket(cameras)
         self._executor.prepare(
             self.inputs.typical_layouts(tuple(cameras), self.uses_proprio),
-            self.decoder_shape.layers, self.pruner,
+            self.decoder_shape.layers, self.pruner, self._reuse.enabled,
         )
         size = self.model.config.image_size
         episode = self.make_episode()
@@ -297,6 +338,12 @@ class Policy:
             self.predict(
                 Observation(black, "warm up", proprio, stamp=number * 1.0), episode=episode
             )
+
+    def _choose_bucket(self, cameras: Iterable[str]) -> None:
+        """Have the latency target choose, once for all policies over the same runtime."""
+        if self.runtime.choice_due and isinstance(self.pruner, SpecPrune):
+            self.runtime.choose(partial(pick_bucket, self, self._executor, tuple(cameras)))
+            self._cold = True  # a query that had to wait for this says so
 
     # Parts of a query ----------------------------------------------------------------------
 
@@ -342,6 +389,7 @@ class Policy:
         layout: TokenLayout,
         execution: Execution,
         clock: StageClock,
+        reused: tuple[str, ...],
     ) -> PruneReport:
         finished = execution.finished
         rows = [len(positions) for positions in execution.layer_positions]
@@ -361,6 +409,7 @@ class Policy:
             dense_refresh=finished.dense_refresh,
             cold=self._cold or execution.cold,
             runtime=self._executor.name,
+            reused_cameras=reused,
             thresholds=thresholds,
             speeds={
                 "translation": speeds.translation,

@@ -73,6 +73,7 @@ class PruneReport:
     dense_refresh: the query kept everything on purpose (first query, periodic refresh).
     cold: the query's time includes one-off work: the first of the process, or one whose program
         was not prepared.
+    reused_cameras: those whose features were taken from an earlier query (``vision_reuse``).
     runtime: how it was run: ``eager`` (exact sets), ``static`` or ``graph`` (fixed numbers).
     """
 
@@ -88,6 +89,7 @@ class PruneReport:
     dense_refresh: bool = False
     cold: bool = False
     runtime: str = "eager"
+    reused_cameras: tuple[str, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
 

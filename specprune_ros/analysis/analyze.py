@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "hitrate": "overlap of attention's top-k between layers and between queries",
     "overhead": "cost of frame comparison, scoring, selection and gather, per resolution",
     "sensitivity": "sweep of the budgets and of all of them together (alpha)",
+    "options": "gain and effect on actions of what is off by default (docs/performance.md)",
     "ablation": "without each part of the method; speculation depth; frame interval",
 }
 

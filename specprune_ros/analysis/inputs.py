@@ -122,8 +122,10 @@ def load_inputs(args: argparse.Namespace) -> Inputs:
     return Inputs(recordings, policy, checkpoint_path(args), every, args.max_queries)
 
 
-def load_dense(args: argparse.Namespace, control_period: float) -> Policy:
-    """The checkpoint without pruning."""
+def load_dense(
+    args: argparse.Namespace, control_period: float, weights: str = "full"
+) -> Policy:
+    """The checkpoint without pruning. weights: as for ``load_policy``."""
     return load_policy(
         checkpoint_path(args),
         device=args.device,
@@ -132,6 +134,7 @@ def load_dense(args: argparse.Namespace, control_period: float) -> Policy:
         pruning="off",
         chunk_length=args.chunk_length,
         control_period=control_period,
+        weights=weights,
     )
 
 

@@ -25,6 +25,7 @@ class QueryMeasure:
     rows: int [layers], rows that enter each decoder layer. kept: int [layers, n_cam], the visual
     ones among them. chunk_l1, first_l1: mean absolute difference from the dense actions, in
     normalised units, over the chunk and over its first action. dense: kept everything on purpose.
+    reused: share of the cameras whose features were used again.
     """
 
     rows: np.ndarray
@@ -37,6 +38,7 @@ class QueryMeasure:
     first_l1: float
     fine: bool
     dense: bool
+    reused: float
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Measurement:
             "cpu_ms_median": _median(self.queries, "cpu_ms"),
             "cpu_ms_median_steady": _median(steady, "cpu_ms"),
             "wall_ms_median": _median(self.queries, "wall_ms"),
+            "reused_cameras_share": float(_mean(self.queries, "reused")),
             "action_l1_chunk": float(_mean(self.queries, "chunk_l1")),
             "action_l1_chunk_max": float(max(q.chunk_l1 for q in self.queries)),
             "action_l1_first": float(_mean(self.queries, "first_l1")),
@@ -156,6 +159,7 @@ def _compare(query: Query, dense: Query) -> QueryMeasure:
         first_l1=float(difference[0].mean()),
         fine=report.mode is Mode.FINE,
         dense=report.dense_refresh,
+        reused=len(report.reused_cameras) / len(report.cameras),
     )
 
 

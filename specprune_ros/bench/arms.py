@@ -1,7 +1,7 @@
 """The arms of the comparison, all over the same weights."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from specprune_ros.bench.reference import ReferenceExecutor
@@ -18,6 +18,8 @@ DENSE, PRUNED = "off", "specprune"
 class OneExecutor:
     """A runtime that always gives the same executor."""
 
+    choice_due = False
+
     def __init__(self, executor: Executor) -> None:
         self.kind, self._executor = executor.name, executor
 
@@ -28,12 +30,15 @@ class OneExecutor:
 
 @dataclass(frozen=True)
 class Arm:
-    """pruning: name of the method. fast: in the package's own runtime, else matrix by matrix."""
+    """pruning: name of the method. fast: in the package's own runtime, else matrix by matrix.
+    weights: of the decoder, as for ``load_policy``.
+    """
 
     name: str
     text: str
     pruning: str
     fast: bool
+    weights: str = "full"
 
 
 ARMS = {
@@ -44,8 +49,11 @@ ARMS = {
         Arm("b", "dense in this runtime", DENSE, True),
         Arm("c", "pruned, eager", PRUNED, False),
         Arm("d", "pruned in this runtime", PRUNED, True),
+        Arm("b8", "as b, with int8 weights", DENSE, True, "int8"),
+        Arm("d8", "as d, with int8 weights", PRUNED, True, "int8"),
     )
 }
+DEFAULT = "a,a2,b,c,d"
 
 
 def choose(names: str) -> list[Arm]:
@@ -60,17 +68,20 @@ def choose(names: str) -> list[Arm]:
 
 
 def policies(
-    loaded: LoadedCheckpoint, arms: list[Arm], runtime: Runtime,
-    make: Callable[[object, str], Policy],
+    loaded: Mapping[str, LoadedCheckpoint], arms: list[Arm], runtimes: Mapping[str, Runtime],
+    make: Callable[[LoadedCheckpoint, object, str], Policy],
 ) -> dict[str, Policy]:
-    """A policy per arm. make: from a runtime and the name of a method."""
+    """A policy per arm. loaded, runtimes: by kind of weights. make: from a checkpoint, a runtime
+    and the name of a method.
+    """
     found = {}
     for arm in arms:
+        weights = loaded[arm.weights]
         if arm.fast:
-            chosen: object = runtime
+            chosen: object = runtimes[arm.weights]
         elif arm.name == "a":
-            chosen = OneExecutor(ReferenceExecutor(loaded))
+            chosen = OneExecutor(ReferenceExecutor(weights))
         else:
-            chosen = OneExecutor(EagerExecutor(loaded.model, fused=False))
-        found[arm.name] = make(chosen, arm.pruning)
+            chosen = OneExecutor(EagerExecutor(weights.model, fused=False))
+        found[arm.name] = make(weights, chosen, arm.pruning)
     return found

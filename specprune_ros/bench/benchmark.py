@@ -7,7 +7,7 @@ from pathlib import Path
 from specprune_ros.analysis.output import say_written, write_json
 from specprune_ros.analysis.threads import numeric_threads
 from specprune_ros.analysis.writing import check_output_file, check_output_folder
-from specprune_ros.bench.arms import ARMS, choose
+from specprune_ros.bench.arms import ARMS, DEFAULT, choose
 from specprune_ros.bench.models import SHAPES
 from specprune_ros.bench.plots import draw
 from specprune_ros.bench.report import write_report
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model", default="small", metavar="NAME|DIR",
                       help=f"{', '.join(SHAPES)}: random weights of that shape, made on the "
                            "device; or a checkpoint directory")
-    what.add_argument("--arms", default="a,a2,b,c,d", help="; ".join(
+    what.add_argument("--arms", default=DEFAULT, help="; ".join(
         f"{arm.name}: {arm.text}" for arm in ARMS.values()))
     what.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"),
                       help="without it: float32 on cpu, as evaluations run, bfloat16 on cuda; "

@@ -43,7 +43,9 @@ class ReferenceExecutor:
     def clock(self) -> StageClock:
         return StageClock(self._model.device)
 
-    def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
+    def prepare(
+        self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner, reuse: bool = False
+    ) -> None:
         pass
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from specprune_ros.bench.summary import arm_summary, ratios, withheld
 from specprune_ros.bench.sweep import layer_sweep, query_sweep
 from specprune_ros.policy import FixedSettings, Policy
 from specprune_ros.runtime.choice import Runtime
+from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint
 
 _CONTROL_PERIOD = 0.05  # s; has no influence on time
 _CHUNK = 8
@@ -31,10 +33,17 @@ class Bench:
         self._args, self._arms = args, arms
         self.cuda = args.device == "cuda"
         dtype = args.dtype or ("bfloat16" if self.cuda else "float32")
-        self.loaded = load(args.model, args.device, dtype, args.seed)
+        weights = {
+            kind: self._load(args, dtype, kind)
+            for kind in ("full", *sorted({arm.weights for arm in arms} - {"full"}))
+        }
+        self.loaded = weights["full"]
         # Prompts as they are: padding would slow the dense arm down.
-        self._runtime = Runtime(self.loaded.model, args.runtime, FixedSettings(prompt_tile=1))
-        self.policies = policies(self.loaded, arms, self._runtime, self.policy)
+        runtimes = {
+            kind: Runtime(loaded.model, args.runtime, FixedSettings(prompt_tile=1))
+            for kind, loaded in weights.items()
+        }
+        self.policies = policies(weights, arms, runtimes, self._policy_of)
         self.any = next(iter(self.policies.values()))
         self.workload = Workload(
             args.scene, args.mode, args.size, args.cameras,
@@ -47,10 +56,21 @@ class Bench:
         """The execution asked for, of the fast arms."""
         return self._args.runtime
 
+    @staticmethod
+    def _load(args: argparse.Namespace, dtype: str, weights: str) -> LoadedCheckpoint:
+        loaded = load(args.model, args.device, dtype, args.seed)
+        if weights == "int8":
+            loaded.model.decoder.to_int8()
+        return loaded
+
     def policy(self, runtime: Any, pruning: Any) -> Policy:
-        """A policy over the weights."""
+        """A policy over the weights in their full type."""
+        return self._policy_of(self.loaded, runtime, pruning)
+
+    @staticmethod
+    def _policy_of(loaded: LoadedCheckpoint, runtime: Any, pruning: Any) -> Policy:
         return Policy(
-            self.loaded, None, True, True, pruning, _CHUNK, _CONTROL_PERIOD, runtime
+            loaded, None, True, True, pruning, _CHUNK, _CONTROL_PERIOD, runtime
         )
 
     def stream(self, policy: Policy) -> Stream:
@@ -64,8 +84,8 @@ class Bench:
         times, costs = self._times()
         depth, hidden = model.config.llama.num_hidden_layers, model.config.llama.hidden_size
         arms = {
-            arm.name: {"text": arm.text, **arm_summary(times[arm.name], self.bounds(
-                times[arm.name], device), self.cuda)}
+            arm.name: {"text": arm.text, "weight_bytes": self.policies[arm.name].model.weight_bytes,
+                       **arm_summary(times[arm.name], self._bounds(arm, times, device), self.cuda)}
             for arm in self._arms
         }
         reason = withheld(arms) if self.cuda else None
@@ -93,12 +113,16 @@ class Bench:
             }
         return document
 
-    def bounds(self, times: measure.ArmTimes, device: Any) -> tuple[float, float]:
-        """FLOPs of a whole query, and its lower bound in ms."""
-        return self.bounds_of(np.mean(times.rows, axis=0), device)
+    def _bounds(
+        self, arm: Arm, times: Mapping[str, measure.ArmTimes], device: Any
+    ) -> tuple[float, float | None]:
+        """FLOPs of a whole query, and its lower bound in ms; None for int8, whose ceilings are not
+        measured."""
+        flops, bound = self.bounds_of(np.mean(times[arm.name].rows, axis=0), device)
+        return flops, bound if arm.weights == "full" else None
 
     def bounds_of(self, rows: Any, device: Any) -> tuple[float, float]:
-        """The same for rows per layer."""
+        """FLOPs of a query and its lower bound in ms, from its rows per layer."""
         policy = self.any
         actions = policy.chunk_length * policy.action_dim
         stages, everything = query_cost(
@@ -134,8 +158,8 @@ class Bench:
         needs.
         """
         if policy.runtime.executor(policy.pruner).name == "graph":
-            direct = Runtime(self.loaded.model, "static", FixedSettings(prompt_tile=1))
-            policy = self.policy(direct, policy.pruner)
+            direct = Runtime(policy.model, "static", FixedSettings(prompt_tile=1))
+            policy = self._policy_of(policy.loaded, direct, policy.pruner)
         stream, peak = self.stream(policy), 0
         for _ in range(3):  # the last one finds its program and its history
             observation, episode = stream.ready(0)

@@ -8,11 +8,14 @@ import numpy as np
 
 from specprune_ros.bench.measure import ArmTimes, statistics
 
-_PAIRS = (("a", "a2"), ("a2", "b"), ("a2", "c"), ("b", "d"), ("a", "d"))
+_PAIRS = (("a", "a2"), ("a2", "b"), ("a2", "c"), ("b", "d"), ("a", "d"),
+          ("b", "b8"), ("d", "d8"), ("b8", "d8"))
 
 
-def arm_summary(times: ArmTimes, bounds: tuple[float, float], cuda: bool) -> dict[str, Any]:
-    """One arm. bounds: FLOPs of a whole query, and its roofline in ms."""
+def arm_summary(
+    times: ArmTimes, bounds: tuple[float, float | None], cuda: bool
+) -> dict[str, Any]:
+    """One arm. bounds: FLOPs of a whole query, and its roofline in ms, if that is known."""
     flops, bound = bounds
     query = times.cuda if cuda else times.query_cpu
     median = float(np.median(query))
@@ -27,7 +30,7 @@ def arm_summary(times: ArmTimes, bounds: tuple[float, float], cuda: bool) -> dic
         "query_flops": flops,
         "tflops_per_s": flops / median / 1e9,
         "roofline_ms": bound,
-        "of_roofline": bound / median,
+        "of_roofline": None if bound is None else bound / median,
         "tokens_per_layer": np.mean(times.rows, axis=0).tolist(),
         "trimmed": float(np.mean(times.trimmed)),
         "filled": float(np.mean(times.filled)),

@@ -23,8 +23,9 @@ def show(document: Mapping[str, Any]) -> None:
         cells = [f"{name}: {arm['text']}", arm["runtime"], _spread(query)]
         if cuda:
             memory = arm["peak_memory_mib"]
+            share = arm["of_roofline"]
             cells += [_spread(arm["query_wall_ms"]), f"{arm['tflops_per_s']:.0f}",
-                      f"{100 * arm['of_roofline']:.0f} %", f"{memory:.0f}"]
+                      "" if share is None else f"{100 * share:.0f} %", f"{memory:.0f}"]
         else:
             cells.append(_spread(arm["cpu_ms"]))
         table.add_row(*cells, f"{arm['flops'] / 1e9:.1f}", f"{arm['tokens_per_layer'][-1]:.0f}")

@@ -28,6 +28,7 @@ class EpisodeState:
         dropped when the pruner, the prompt or the cameras change.
     last_query: frame of the previous query. last_actions: [C, A] of the previous chunk, of which
         the controller has judged ``rows_judged``. motion: since the previous query.
+    vision: features of cameras that may be used again (``runtime.reuse``), or None.
     replan: the controller asked for a new query before the chunk is played (see
         ``ControllerConfig.replan``).
     """
@@ -42,6 +43,7 @@ class EpisodeState:
     replan: bool = False
     history: Any = None
     history_key: tuple = ()
+    vision: Any = None
 
     def rewound(self, stamp: float) -> EpisodeState:
         """The state for a query at a stamp: without what would lie in its future.
@@ -129,7 +131,8 @@ class EpisodeState:
         return max(0, min(periods, len(self.last_actions)))
 
     def after_query(
-        self, frame: Frame, actions: np.ndarray, history: Any, history_key: tuple
+        self, frame: Frame, actions: np.ndarray, history: Any, history_key: tuple,
+        vision: Any = None,
     ) -> EpisodeState:
         """The state after a successful query: what the next one looks back at."""
         return replace(
@@ -142,6 +145,7 @@ class EpisodeState:
             replan=False,
             history=history,
             history_key=history_key,
+            vision=vision,
         )
 
 

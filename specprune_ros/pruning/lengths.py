@@ -145,6 +145,16 @@ def fixed_lengths(
     return FixedLengths(tuple(interim), static, tuple(dynamic))
 
 
+def bucket_ladder(config: SpecPruneConfig, shape: FixedShape, tile: int) -> list[int]:
+    """Totals that may leave the static stage, ascending: from the fewest to all rows."""
+    return [*range(fewest_bucket(config, shape, tile), shape.length, tile), shape.length]
+
+
+def fewest_bucket(config: SpecPruneConfig, shape: FixedShape, tile: int) -> int:
+    """The smallest multiple of ``tile`` that holds what is never pruned, and the floor."""
+    return align(shape.fewest + min(config.dynamic.floor, shape.visual), tile)
+
+
 def _dropped(shape: FixedShape, rows: int, wanted: int) -> int:
     """Rows after a stage: fewer only where padding surely goes with the first drop."""
     return wanted if wanted < rows and wanted <= shape.surely_real else rows

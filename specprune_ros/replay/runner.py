@@ -22,9 +22,10 @@ from .recorded import note_of, open_bag, recorded_queries
 from .run import digest, paired_records, write_run
 from .timeline import Deliver, SetTime, check_complete, choose_clock, timeline
 
-#: Recorded parameters that are not those of a replay: they name things of the recording machine.
+#: Recorded parameters that are not those of a replay: they name things of the recording machine,
+#: or have it measured.
 _NOT_REPLAYED = ("autostart", "checkpoint", "device", "num_threads", "robot_description_file",
-                 "cameras", "image_transport", "instruction")
+                 "cameras", "image_transport", "instruction", "latency_target_ms")
 #: In a replay nothing moves that would have to be stopped until a person has looked at it.
 _NO_LATCH: Mapping[str, object] = {"guard.latch_after": 1_000_000, "watchdog.latch_after": 1e6}
 START_PATIENCE = 600.0  # s for loading the policy; the node's death is noticed at once

@@ -50,6 +50,9 @@ def load(settings: VlaSettings, warn: Callable[[str], None]) -> Policy:
         pruning=settings.method,
         chunk_length=settings["chunk_length"],
         control_period=settings["control_period"],
+        vision_reuse=settings["vision_reuse"],
+        weights=settings["weights"],
+        latency_target_ms=settings["latency_target_ms"],
     )
     policy.set_pruning(settings.method, settings["pruning_seed"])
     findings = check_policy(policy, settings["cameras"])

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..errors import ConfigurationError
 from ..pruning.config import SpecPruneConfig
+from ..vla.openvla_oft.model import WEIGHTS
 from .conversions import ROTATIONS
 from .guard_parameters import GUARD_PARAMETERS, guard_limits
 from .method_parameters import CUSTOM, METHOD_PARAMETERS, changed, config_of, started
@@ -23,8 +24,9 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "that is installed with the package; empty for the one it comes with.",
                   _UNCONFIGURED),
     ParameterSpec("device", "cpu", "Torch device: cpu, cuda, cuda:1.", _UNCONFIGURED),
-    ParameterSpec("dtype", "float32", "Type of weights and arithmetic.", _UNCONFIGURED,
-                  choices=("float32", "bfloat16", "float16")),
+    ParameterSpec("dtype", "float32", "Type of weights and arithmetic; auto is bfloat16 where the "
+                  "device has instructions for it, else float32.", _UNCONFIGURED,
+                  choices=("float32", "bfloat16", "float16", "auto")),
     ParameterSpec("num_threads", 0, "CPU threads of torch; 0 leaves torch's own choice.",
                   _UNCONFIGURED, 0, 1024),
     ParameterSpec("unnorm_key", "", "Key of dataset_statistics.json that un-normalises actions; "
@@ -35,6 +37,15 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
                   "data was.", _UNCONFIGURED),
     ParameterSpec("chunk_length", 8, "Actions per chunk that the checkpoint was trained for.",
                   _UNCONFIGURED, 1, 100),
+    # --- speed beyond the method
+    ParameterSpec("vision_reuse", 0.0, "Use a camera's features again while every patch of its "
+                  "picture has at least this similarity (SSIM) to the picture they came from; 1 "
+                  "allows identical pictures only, 0 switches it off.", _UNCONFIGURED, 0.0, 1.0),
+    ParameterSpec("weights", "full", "int8 rounds the decoder's matrices to a byte per weight.",
+                  _UNCONFIGURED, choices=WEIGHTS),
+    ParameterSpec("latency_target_ms", 0.0, "Milliseconds that a pruned query may take: how many "
+                  "rows it keeps is measured and chosen when the node is configured; 0 leaves that "
+                  "to the budgets.", _UNCONFIGURED, 0.0, 60000.0),
     *METHOD_PARAMETERS,
     # --- task
     ParameterSpec("instruction", "", "Task in natural language; the topic instruction changes it, "

@@ -20,11 +20,16 @@ from specprune_ros.vla.openvla_oft.text import Prompt
 
 @dataclass(frozen=True)
 class Query:
-    """One query: its text, its proprio (normalised [P] or None), and what a pruner may know."""
+    """One query: its text, its proprio (normalised [P] or None), and what a pruner may know.
+
+    known: features [N, F] of cameras whose towers need not run, None for the others; empty where
+    features are never used again (``runtime.reuse``).
+    """
 
     prompt: Prompt
     proprio: np.ndarray | None
     context: QueryContext
+    known: tuple[torch.Tensor | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Execution:
     """What a query gave.
 
     normalized_actions: float32 [C, A]. layer_positions: int64 per layer, the rows that entered it.
-    cold: the query paid for a program that was not there yet.
+    cold: the query paid for a program that was not there yet. features: [1, n_cam*N, F] of the
+    patches, where ``Query.known`` is not empty.
     """
 
     normalized_actions: np.ndarray
@@ -40,6 +46,7 @@ class Execution:
     layer_keys: tuple[int, ...]
     finished: SessionResult
     cold: bool = False
+    features: torch.Tensor | None = None
 
 
 class Executor(Protocol):
@@ -53,10 +60,12 @@ class Executor(Protocol):
     def clock(self) -> StageClock:
         """A clock for one query."""
 
-    def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
+    def prepare(
+        self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner, reuse: bool = False
+    ) -> None:
         """Do now what the first queries of these layouts would otherwise pay for.
 
-        depth: layers of the decoder.
+        depth: layers of the decoder. reuse: features of cameras may be used again.
         """
 
     def run(self, query: Query, pruner: Pruner, clock: StageClock) -> Execution:
@@ -80,7 +89,9 @@ class EagerExecutor:
     def clock(self) -> StageClock:
         return StageClock(self._model.device)
 
-    def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
+    def prepare(
+        self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner, reuse: bool = False
+    ) -> None:
         pass
 
     def run(self, query: Query, pruner: Pruner, clock: StageClock) -> Execution:
@@ -88,12 +99,15 @@ class EagerExecutor:
             session: Any = pruner.begin(query.context)
         result = self._model(
             query.context.frame, query.prompt, query.proprio, query.context.layout, session, clock,
-            self._fused,
+            self._fused, query.known,
         )
         with clock("update"):
             finished = session.finish()
             positions = _to_host(result.layer_positions)
-        return Execution(result.normalized_actions, positions, result.layer_keys, finished)
+        return Execution(
+            result.normalized_actions, positions, result.layer_keys, finished,
+            features=result.features,
+        )
 
 
 def _to_host(layers: tuple[torch.Tensor, ...]) -> tuple[np.ndarray, ...]:

@@ -14,22 +14,28 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import DensePruner, Pruner, QueryContext, SessionResult
 from specprune_ros.pruning.config import SpecPruneConfig
 from specprune_ros.pruning.given import GivenRows
-from specprune_ros.pruning.lengths import FixedShape, fixed_lengths
+from specprune_ros.pruning.lengths import (
+    FixedShape,
+    bucket_ladder,
+    fewest_bucket,
+    fixed_lengths,
+)
 from specprune_ros.pruning.specprune import (
     QueryHistory,
     SpecPrune,
-    global_shares,
     is_dense_query,
     usable_history,
 )
 from specprune_ros.runtime.execution import Execution, Query
+from specprune_ros.runtime.filling import fill
 from specprune_ros.runtime.graph import Captured, Direct, ReadBack
 from specprune_ros.runtime.packing import unpack
 from specprune_ros.runtime.program import FixedProgram, ProgramKey, ProgramOutput, structure
 from specprune_ros.runtime.timing import StageClock
+from specprune_ros.runtime.vision import VisionPrograms
 from specprune_ros.tokens import TokenLayout
 from specprune_ros.types import CameraTokens, Mode
-from specprune_ros.vla.openvla_oft.model import OpenVLAOFT, TextInput
+from specprune_ros.vla.openvla_oft.model import OpenVLAOFT
 
 _log = logging.getLogger(__name__)
 _PROGRAMS = 32  # kept at most; the least recently used one goes
@@ -93,6 +99,7 @@ class FixedExecutor:
     ) -> None:
         self.name = "graph" if graph else "static"
         self.settings = settings
+        self.bucket: int | None = None  # chosen by measurement; see ``runtime.latency``
         self._model, self._graph = model, graph
         if graph and model.device.type != "cuda":
             raise ConfigurationError(
@@ -101,6 +108,7 @@ class FixedExecutor:
             )
         self._pool = torch.cuda.graph_pool_handle() if graph else None
         self._programs: OrderedDict[ProgramKey, _Ready] = OrderedDict()
+        self._vision = VisionPrograms(model, graph, self._pool)
         self._read_back = ReadBack()
 
     def check(self, pruner: Pruner) -> None:
@@ -116,15 +124,15 @@ class FixedExecutor:
 
     # Programs -------------------------------------------------------------------------------
 
-    def plan(self, context: QueryContext, pruner: Pruner) -> _Plan:
-        """What a query will run."""
+    def plan(self, context: QueryContext, pruner: Pruner, features: bool = False) -> _Plan:
+        """What a query will run. features: those of the patches are given."""
         self.check(pruner)
         shape = FixedShape.of(context.layout, self.settings.prompt_tile)
         if isinstance(pruner, DensePruner):
-            return _Plan(ProgramKey(shape), None, None, False)
+            return _Plan(ProgramKey(shape, features=features), None, None, False)
         if isinstance(pruner, GivenRows):
             given = tuple((layer, len(rows)) for layer, rows in pruner.stages.items())
-            return _Plan(ProgramKey(shape, given=given), None, None, False)
+            return _Plan(ProgramKey(shape, features=features, given=given), None, None, False)
         config = pruner.config
         schedule = config.schedule(context.depth)
         history = usable_history(context, schedule)
@@ -132,12 +140,25 @@ class FixedExecutor:
         if not dense:
             lengths = fixed_lengths(
                 config, schedule, shape, context.layout.cameras, context.mode,
-                self.settings.tile, self.settings.bucket,
+                self.settings.tile, self._bucket(config, shape),
             )
-        key = ProgramKey(shape, structure(config), lengths)
+        key = ProgramKey(shape, structure(config), lengths, features)
         return _Plan(key, config, history, dense)
 
-    def prepare(self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner) -> None:
+    def buckets(self, layout: TokenLayout, pruner: SpecPrune) -> list[int]:
+        """What ``bucket`` may be for queries of a layout, ascending."""
+        shape = FixedShape.of(layout, self.settings.prompt_tile)
+        return bucket_ladder(pruner.config, shape, self.settings.tile)
+
+    def _bucket(self, config: SpecPruneConfig, shape: FixedShape) -> int | None:
+        if self.bucket is None:
+            return self.settings.bucket
+        # It was chosen for another prompt, or other settings, than this query may have.
+        return max(self.bucket, fewest_bucket(config, shape, self.settings.tile))
+
+    def prepare(
+        self, layouts: Sequence[TokenLayout], depth: int, pruner: Pruner, reuse: bool = False
+    ) -> None:
         """Make the programs of both modes, with and without history.
 
         Without padding every length of prompt has programs of its own: then only those of the
@@ -149,7 +170,10 @@ class FixedExecutor:
                 context = QueryContext(
                     layout, depth, self._model.device, mode, int(known), None, None, None, history
                 )
-                self._ready(self.plan(context, pruner).key)
+                self._ready(self.plan(context, pruner, reuse).key)
+        if reuse:
+            for cameras in range(1, len(layouts[0].cameras) + 1):
+                self._vision.prepare(cameras)
 
     def _ready(self, key: ProgramKey) -> tuple[_Ready, bool]:
         """The program of a key, and whether it had to be made."""
@@ -174,11 +198,15 @@ class FixedExecutor:
     def run(self, query: Query, pruner: Pruner, clock: StageClock) -> Execution:
         context = query.context
         with clock("selection"):
-            plan = self.plan(context, pruner)
+            plan = self.plan(context, pruner, bool(query.known))
             ready, made = self._ready(plan.key)
         with clock("upload"):
             given = pruner.stages if isinstance(pruner, GivenRows) else {}
-            self._fill(ready.program, query, plan, given)
+            fill(ready.program, query, plan.config, plan.history, given)
+        features = ready.program.features
+        if features is not None:
+            with clock("vision"), torch.inference_mode():
+                made |= self._vision(context.frame, query.known, features)
         if self._graph:
             with clock("replay"):
                 output = ready.runner.replay()
@@ -195,55 +223,7 @@ class FixedExecutor:
             stages |= {layer - 1: np.asarray(rows) for layer, rows in given.items()}
             entered = _entered(context, stages)
             finished = self._finished(context, plan, entered, history, small)
-        return Execution(actions, entered, tuple(map(len, entered)), finished, made)
-
-    def _fill(
-        self, program: FixedProgram, query: Query, plan: _Plan, given: Mapping[int, Sequence[int]]
-    ) -> None:
-        context, host = query.context, program.packed.host
-        layout, shape = context.layout, plan.key.shape
-        ids, shown = TextInput.arrays(query.prompt, layout, shape.tail)
-        _set(host["ids"], ids)
-        _set(host["shown"], shown[:, None])
-        _set(host["readout"], np.arange(layout.readout.start, layout.readout.stop))
-        _set(host["real"], np.arange(shape.length) < layout.length)
-        if query.proprio is not None:
-            _set(host["proprio"], np.asarray(query.proprio, np.float32))
-        program.frame.copy_(context.frame, non_blocking=True)
-        if plan.config is not None:
-            self._fill_selection(program, context, plan)
-        for layer, rows in given.items():
-            _set(host[f"rows_{layer}"], np.asarray(rows))
-        program.packed.upload()
-
-    def _fill_selection(self, program: FixedProgram, context: QueryContext, plan: _Plan) -> None:
-        host, config, history = program.packed.host, plan.config, plan.history
-        static, cameras = config.static, context.layout.cameras
-        references = [context.step_frame]
-        references += [context.query_frame] if static.compare_last_query else []
-        for slot, reference in zip(program.references, references):
-            if reference is not None:
-                slot.copy_(reference, non_blocking=True)
-        _set(host["has_reference"], np.array([r is not None for r in references]))
-        budgets = [config.budgets.of(name, context.mode) for name in cameras]
-        _set(host["dynamic_budgets"], np.array([b.dynamic for b in budgets], np.float32))
-        _set(host["local_budgets"], np.array([b.local for b in budgets], np.float32))
-        _set(host["tau"], np.array([static.tau(name) for name in cameras]))
-        shares = np.zeros(host["global_budgets"].shape, np.float32)
-        if history is not None:
-            shares[:] = global_shares(config, context, history)
-            program.history.copy_(history.scores)
-        else:
-            program.history.fill_(-torch.inf)
-        _set(host["global_budgets"], shares)
-        rows = np.asarray(context.layout.instruction)
-        padding = len(host["instruction"]) - len(rows)
-        _set(host["instruction"], np.pad(rows, (0, padding), "edge"))
-        _set(host["instruction_real"], np.pad(np.ones(len(rows), np.float32), (0, padding)))
-        host["confidence"].fill_(torch.nan)
-        known, update = history.confidence if history is not None else {}, program.schedule.update
-        for layer in set(update).intersection(known):
-            host["confidence"][update.index(layer)] = float(known[layer])
+        return Execution(actions, entered, tuple(map(len, entered)), finished, made, features)
 
     # Results --------------------------------------------------------------------------------
 
@@ -302,10 +282,6 @@ def _any_history(layout: TokenLayout, depth: int, pruner: Pruner) -> QueryHistor
     layers = pruner.config.schedule(depth).global_
     shape = (len(layers), len(layout.cameras), layout.patches_per_camera)
     return QueryHistory(layers, torch.empty(shape))
-
-
-def _set(target: torch.Tensor, values: np.ndarray) -> None:
-    target.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def _per_camera(rows: np.ndarray, layout: TokenLayout) -> list[int]:

@@ -31,13 +31,14 @@ class ProgramKey:
     """What decides about the operations of a query, and nothing that is only a number in it.
 
     selection: a SpecPrune variant as :func:`structure` gives it, or None for one that neither
-    selects nor remembers. lengths: None keeps everything. given: (layer, rows that enter it) where
-    the rows are inputs.
+    selects nor remembers. lengths: None keeps everything. features: those of the patches are an
+    input, and no tower runs. given: (layer, rows that enter it) where the rows are inputs.
     """
 
     shape: FixedShape
     selection: SpecPruneConfig | None = None
     lengths: FixedLengths | None = None
+    features: bool = False
     given: tuple[tuple[int, int], ...] = ()
 
 
@@ -70,8 +71,8 @@ class ProgramOutput:
 class FixedProgram:
     """The tensors of one query and the operations on them. Calling it runs the query.
 
-    Inputs are written to ``packed.host`` (then ``packed.upload()``), ``frame``, ``references`` and
-    ``history``.
+    Inputs are written to ``packed.host`` (then ``packed.upload()``), ``frame``, ``references``,
+    ``history`` and, where the key says so, ``features``.
     """
 
     def __init__(self, model: OpenVLAOFT, key: ProgramKey) -> None:
@@ -100,6 +101,12 @@ class FixedProgram:
                 device=device,
             )
         self.packed = PackedInputs(fields, device)
+        self.features: torch.Tensor | None = None
+        if key.features:
+            width = model.config.dino.width + model.config.siglip.width
+            self.features = torch.zeros(
+                (1, shape.visual, width), dtype=model.dtype, device=device
+            )
         self._sides = [SideStream(device) for _ in range(2)] if self._cuda else []
 
     def __call__(self, timer: StageTimer = lambda stage: nullcontext()) -> ProgramOutput:
@@ -109,7 +116,9 @@ class FixedProgram:
         with timer("selection"):
             session = self._session(scores)
         with timer("vision"):
-            features = model.encode_images(model.pixel_values(self.frame), towers)
+            features = self.features
+            if features is None:
+                features = model.encode_images(model.pixel_values(self.frame), towers)
         with timer("projector"):
             text = TextInput(given["ids"], given["shown"])
             embeddings = model.embed(model.projector(features), text, given.get("proprio"))

@@ -369,3 +369,27 @@ def test_no_stream_is_wrong_usage(capsys):
         cli.main(["analyze", "hitrate"])
     assert ended.value.code == 2
     assert "--recording" in capsys.readouterr().err
+
+
+# Options ------------------------------------------------------------------------------------
+
+
+def test_options(stream_dir, tmp_path):
+    run("analyze", "options", "--recording", stream_dir, "--vision-reuse", 1, 0.5,
+        "--latency-target-ms", 0.01, "--out", tmp_path)
+    document = results(tmp_path, "options")
+    check_stream_facts(document, 3)
+    found = document["variants"]
+    plain = found["specprune"]
+    assert plain["action_l1_chunk"] == 0.0 and plain["reused_cameras_share"] == 0.0
+    assert plain["bucket"] is None
+    exact, loose = found["specprune, vision_reuse 1"], found["specprune, vision_reuse 0.5"]
+    assert exact["action_l1_chunk"] < 1e-5
+    assert exact["reused_cameras_share"] <= loose["reused_cameras_share"]
+    small = found["specprune, weights int8"]
+    assert small["weight_bytes"] < plain["weight_bytes"] and small["action_l1_chunk"] > 0
+    assert found["off, weights int8"]["weight_bytes"] == small["weight_bytes"]
+    hurried = found["specprune, latency_target_ms 0.01"]
+    assert hurried["bucket_ms"] > 0.01
+    assert hurried["bucket"] < found["off"]["rows_per_layer"][0]
+    assert set(document["settings"]["options"]) == {"vision_reuse", "weights", "latency"}

@@ -203,6 +203,7 @@ SMALL = {
     "demo": "--seconds 3",
     "collect": "--episodes 2 --workers 1",
     "train": "--samples 4 --batch 2 --vision-share 0 --image-size 112 --size layers=2",
+    "analyze options": "--max-queries 2",
     "analyze hitrate": "--max-queries 2",
     "analyze thresholds": "--max-queries 2 --episodes 1 --max-steps 8 --factors 1",
 }

@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import (
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.vla.openvla_oft.elementwise import rms_norm
+from specprune_ros.vla.openvla_oft.int8 import Int8Layer
 from specprune_ros.vla.openvla_oft.layers import FusedLayer, LayerMath, PlainLayer
 from specprune_ros.vla.openvla_oft.weights import Source
 
@@ -156,20 +157,46 @@ class Decoder(nn.Module):
         self._rotary: LlamaRotaryEmbedding | None = None
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         self._fused: list[LayerMath] | None = None
+        self.int8 = False
 
     def fuse(self) -> None:
         """Join the matrices that read the same rows, for inference; weights stop training."""
-        config = self.config
-        if config.hidden_act == "silu" and not (config.attention_bias or config.mlp_bias):
+        if self._fusible:
             self._fused = [FusedLayer.of(layer) for layer in self.layers]
 
+    @property
+    def _fusible(self) -> bool:
+        config = self.config
+        return config.hidden_act == "silu" and not (config.attention_bias or config.mlp_bias)
+
+    def to_int8(self) -> None:
+        """Round the matrices of all layers to int8, for good; needs no more memory than one more
+        layer. Raises ConfigurationError for layers that are not those of Llama.
+        """
+        if not self._fusible:
+            raise ConfigurationError(
+                "weights 'int8' needs layers without bias and with SiLU, as Llama's are: use "
+                "weights 'full'"
+            )
+        self._fused, self.int8 = [Int8Layer.of(layer) for layer in self.layers], True
+
+    @property
+    def int8_bytes(self) -> int:
+        """Bytes of the matrices that were rounded."""
+        return sum(layer.nbytes for layer in self._fused) if self.int8 else 0
+
     def layer_math(self, fused: bool = True) -> list[LayerMath]:
-        """The arithmetic of each layer; ``fused=False`` leaves fused matrices aside."""
-        if fused and self._fused is not None:
+        """The arithmetic of each layer; ``fused=False`` leaves fused matrices aside, but for int8,
+        which has no others."""
+        if (fused or self.int8) and self._fused is not None:
             return self._fused
         return [PlainLayer(layer) for layer in self.layers]
 
     def _apply(self, fn, recurse: bool = True):
+        if self.int8:
+            raise ConfigurationError(
+                "int8 weights can neither be moved nor converted: load the checkpoint anew"
+            )
         # Moved or converted, parameters are tensors of their own again.
         super()._apply(fn, recurse)
         self._rotary = self._tables = None

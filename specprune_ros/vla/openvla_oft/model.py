@@ -5,7 +5,7 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from specprune_ros.vla.openvla_oft.vision import (
 from specprune_ros.vla.openvla_oft.weights import Source, load_weights
 
 _log = logging.getLogger(__name__)
+WEIGHTS = ("full", "int8")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The discrete variant (no head file) decodes actions of this many dimensions per step.
 _DISCRETE_ACTION_DIM = 7
@@ -45,11 +46,13 @@ def _no_timer(stage: str) -> AbstractContextManager:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """normalized_actions float32 [C, A] on the host; rows and keys of each decoder layer."""
+    """normalized_actions float32 [C, A] on the host; rows and keys of each decoder layer; patch
+    features [1, n_cam*N, F]."""
 
     normalized_actions: np.ndarray
     layer_positions: tuple[torch.Tensor, ...]
     layer_keys: tuple[int, ...]
+    features: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,12 @@ class OpenVLAOFT(nn.Module):
             part.fuse()
         return self
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, as they are held."""
+        held = sum(p.nbytes for p in self.parameters() if not p.is_meta)
+        return held + self.decoder.int8_bytes
+
     def pixel_values(self, frame: torch.Tensor) -> torch.Tensor:
         """Policy's view uint8 [n_cam, S, S, 3] -> float32 [n_cam, 6, S, S] for both towers."""
         if self._scale is None or self._scale.device != frame.device:
@@ -155,6 +164,25 @@ class OpenVLAOFT(nn.Module):
         features = torch.cat([dino, siglip], dim=-1)
         return features.reshape(1, -1, features.shape[-1])
 
+    def camera_features(
+        self, frame: torch.Tensor, known: Sequence[torch.Tensor | None] = (), fused: bool = True
+    ) -> torch.Tensor:
+        """[n_cam, S, S, 3] uint8 -> patch features [1, n_cam*N, F].
+
+        known: features [N, F] of the cameras whose towers need not run, None for the others; empty
+        where all run.
+        """
+        fresh = [camera for camera, features in enumerate(known) if features is None]
+        if len(fresh) == len(known):
+            return self.encode_images(self.pixel_values(frame.to(self.device)), None, fused)
+        parts = list(known)
+        if fresh:
+            seen = torch.stack([frame[camera] for camera in fresh]).to(self.device)
+            features = self.encode_images(self.pixel_values(seen), None, fused)
+            for camera, part in zip(fresh, features[0].chunk(len(fresh))):
+                parts[camera] = part
+        return torch.cat(parts)[None]
+
     def embed(
         self, visual: torch.Tensor, text: TextInput, proprio: torch.Tensor | None
     ) -> torch.Tensor:
@@ -175,13 +203,15 @@ class OpenVLAOFT(nn.Module):
         session: DecoderSession,
         timer: StageTimer = _no_timer,
         fused: bool = True,
+        known: Sequence[torch.Tensor | None] = (),
     ) -> ForwardResult:
         """One query. frame: uint8 [n_cam, S, S, 3]; proprio: normalised [P] or None.
 
-        session: the pruner's part. fused: use the fused matrices where there are.
+        session: the pruner's part. fused: use the fused matrices where there are. known: see
+        :meth:`camera_features`.
         """
         with timer("vision"):
-            features = self.encode_images(self.pixel_values(frame.to(self.device)), None, fused)
+            features = self.camera_features(frame, known, fused)
         with timer("projector"):
             arrays = TextInput.arrays(prompt, layout, layout.length - layout.text_start)
             ids, shown = (torch.from_numpy(array).to(self.device) for array in arrays)
@@ -195,7 +225,7 @@ class OpenVLAOFT(nn.Module):
             output = self.decoder(embeddings, readout, session, fused=fused)
         with timer("head"):
             actions = self.actions(self.read(output.states).cpu())
-        return ForwardResult(actions, output.layer_positions, output.layer_keys)
+        return ForwardResult(actions, output.layer_positions, output.layer_keys, features)
 
     def read(self, states: torch.Tensor) -> torch.Tensor:
         """Read-out states [R, D] -> float32 [C, A], or without a head the token ids [R]."""
@@ -295,6 +325,13 @@ def _load(
     model.fuse()
     model.decoder.rope_tables(1, model.decoder.norm.weight)  # an unknown rope_type shows here
     return LoadedCheckpoint(model.eval(), files, prompts)
+
+
+def check_weights(weights: str) -> None:
+    """Raises ConfigurationError unless it is one of WEIGHTS: ``full`` keeps the decoder's matrices
+    in their type, ``int8`` rounds them (``Decoder.to_int8``)."""
+    if weights not in WEIGHTS:
+        raise ConfigurationError(f"weights '{weights}' is not one of {', '.join(WEIGHTS)}")
 
 
 def resolve_device(name: str) -> torch.device:
