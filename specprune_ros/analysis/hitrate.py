@@ -214,5 +214,5 @@ def _plot(path: Path, results: dict[str, Any], chance: float, text: str) -> Path
         axis.set_xlabel("decoder layer")
     for axis in (last, depth, previous, heads):
         axis.locator_params(axis="x", integer=True)
-    last.legend(loc="upper left")
+    last.legend(loc="lower right")
     return save(drawn, path, "Hit rates of attention", text)

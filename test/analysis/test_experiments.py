@@ -186,8 +186,10 @@ def test_sensitivity(stream_dir, tmp_path):
         assert [point["factor"] for point in points] == [0, 1, 2]
     assert alpha[1]["flops"] == dynamic[1]["flops"]  # the preset itself
     assert alpha[0]["kept_visual_last_layer"] == pytest.approx(512 / 3)  # the dense query alone
-    assert alpha[2]["budgets"]["scene_coarse"] == {"global": 48, "dynamic": 40, "local": 48}
-    assert dynamic[2]["budgets"]["scene_coarse"] == {"global": 24, "dynamic": 40, "local": 24}
+    own = alpha[1]["budgets"]["scene_coarse"]
+    twice = {name: 2 * count for name, count in own.items()}
+    assert alpha[2]["budgets"]["scene_coarse"] == twice
+    assert dynamic[2]["budgets"]["scene_coarse"] == {**own, "dynamic": twice["dynamic"]}
 
 
 def test_budgets_that_cover_every_patch_are_dense(dense):

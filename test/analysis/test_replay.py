@@ -94,7 +94,7 @@ def test_visual_rows_counts_each_camera_from_the_positions():
 def _query(dense: bool, flops: float, cpu: float) -> QueryMeasure:
     rows = np.array([10, 6])
     kept = np.array([[4, 4], [3, 1]])
-    return QueryMeasure(rows, kept, flops, 100.0, cpu, cpu, 0.1, 0.2, True, dense)
+    return QueryMeasure(rows, kept, flops, 100.0, cpu, cpu, 0.1, 0.2, True, dense, 0.0)
 
 
 def test_summary_tells_pruned_queries_from_dense_ones():

@@ -18,7 +18,7 @@ def threads():
 
 
 def loaded(tiny_dir, **values):
-    return load(VlaSettings({"checkpoint": str(tiny_dir), "num_threads": 1, **values}))
+    return load(VlaSettings({"checkpoint": str(tiny_dir), "num_threads": 1, **values}), [].append)
 
 
 def observation(number: int) -> Observation:

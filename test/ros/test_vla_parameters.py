@@ -187,9 +187,9 @@ def test_method_that_contradicts_itself_is_vetoed(node, server, values, reason):
 
 
 def test_budgets_that_only_fit_together_are_changed_together(node, server):
-    assert not change(node, budgets__wrist__coarse__global=60).successful
-    assert change(node, budgets__wrist__coarse__global=60,
-                  budgets__wrist__fine__global=60).successful
+    assert not change(node, budgets__wrist__coarse__global=80).successful
+    assert change(node, budgets__wrist__coarse__global=80,
+                  budgets__wrist__fine__global=80).successful
     assert change(node, pruning="release").successful  # whose fine budgets are the smaller ones
     assert change(node, budgets__wrist__fine__global=10).successful
 
