@@ -99,8 +99,12 @@ def _serve(args: argparse.Namespace, console: Console, listener: socket.socket,
     from ..ros.view_state import parameter_rows, settable
 
     with ViewLink(args.node, args.namespace, absent=absent) as link:
+        def check_all() -> None:
+            check()
+            link.check()
+
         app = make_app(link, parameter_rows(), settable)
-        asyncio.run(_until_done(app, args, console, listener, check))
+        asyncio.run(_until_done(app, args, console, listener, check_all))
     return 0
 
 
