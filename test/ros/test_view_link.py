@@ -253,6 +253,7 @@ def test_values_of_the_page_take_the_types_of_their_parameters():
                        "pruning": "off", "instruction": "go"})
     assert type(values["static.tau_scene"]) is float and type(values["dynamic.floor"]) is int
     for wrong in ({"guard.max_command": 5.0}, {"dynamic.floor": 1.5}, {"static.tau_scene": True},
-                  {"static.use_local": 1}, {"pruning": 3}, {"use_sim_time": False}):
+                  {"static.use_local": 1}, {"pruning": 3}, {"use_sim_time": False},
+                  {"dynamic.floor": 2**63}, {"static.tau_scene": 10**400}):
         with pytest.raises(ConfigurationError):
             settable(wrong)
