@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -40,6 +41,8 @@ from specprune_ros.types import ActionChunk, Observation, PruneReport
 from specprune_ros.vla.openvla_oft.model import LoadedCheckpoint, check_weights
 from specprune_ros.vla.openvla_oft.statistics import select_statistics
 from specprune_ros.vla.registry import load_backbone
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "ActionChunk", "Episode", "FixedSettings", "Observation", "Policy", "load_policy",
@@ -325,6 +328,12 @@ class Policy:
         prompts of up to 64 tokens, after the bucket was chosen where there is a latency target.
         """
         self._choose_bucket(cameras)
+        if self.runtime.choice_due:
+            _log.warning(
+                "latency_target_ms %g has no effect with pruning '%s': it chooses the rows of "
+                "SpecPrune's variants alone",
+                self.runtime.latency_target_ms, self.pruner.name,
+            )
         self._executor.prepare(
             self.inputs.typical_layouts(tuple(cameras), self.uses_proprio),
             self.decoder_shape.layers, self.pruner, self._reuse.enabled,

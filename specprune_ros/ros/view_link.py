@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,8 @@ HISTORY = 240  # queries in the charts
 _LOOK_S = 0.25  # wall s between two looks at the graph, the parameters and the viewers
 _ASK_S = 0.5  # wall s between two questions about the parameters, at least
 _ASK_AGAIN_S = 3.0  # wall s after which parameters are asked for again though nothing changed
-_SHOWN = ("instruction", "cameras", "image_transport")  # parameters, besides the method's
+#: Parameters that are shown or needed.
+_ASKED = (*(spec.name for spec in METHOD_PARAMETERS), "instruction", "cameras", "image_transport")
 
 
 class ViewError(SpecpruneError):
@@ -57,6 +58,8 @@ class ViewLink:
         self._pictures: dict[tuple[str, str], Picture] = {}
         self._values: dict[str, object] = {}
         self._asked_at, self._asked_for = 0.0, None  # when, and at which revision
+        self._question = None  # that call, answered or not
+        self._failure: Exception | None = None  # that ended the thread
         self._publishers = 0
         self._viewers = 0
         self._context = rclpy.Context()
@@ -102,6 +105,12 @@ class ViewLink:
         self._executor.shutdown()
         self._node.destroy_node()
         rclpy.try_shutdown(context=self._context)
+
+    def check(self) -> None:
+        """Raise ViewError where the thread has ended by an error: nothing new would be shown."""
+        if self._failure is not None:
+            raise ViewError("the page hears no more of the node: "
+                            f"{type(self._failure).__name__}: {self._failure}") from self._failure
 
     # ---- what is shown -------------------------------------------------------------------------
 
@@ -153,45 +162,50 @@ class ViewLink:
     def set_parameters(self, values: Mapping[str, object]
                        ) -> concurrent.futures.Future[tuple[bool, str]]:
         """Set parameters of the node together: whether they were taken, or the node's reason."""
-        async def ask() -> tuple[bool, str]:
-            request = SetParametersAtomically.Request(parameters=[
-                Parameter(name, value=value).to_parameter_msg()
-                for name, value in values.items()])
-            result = (await self._call(self._sets, request)).result
-            await self._ask()
-            return result.successful, result.reason
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
 
-        return self._in_thread(ask)
+        def answer(response: SetParametersAtomically.Response) -> tuple[bool, str]:
+            self._ask()  # the page shows what is in force at once
+            return response.result.successful, response.result.reason
+
+        return self._request(self._sets, request, answer)
 
     def trigger(self, service: str) -> concurrent.futures.Future[tuple[bool, str]]:
         """Call reset_episode or clear_fault: success, and what the node says."""
-        async def ask() -> tuple[bool, str]:
-            answer = await self._call(self._triggers[service], Trigger.Request())
-            return answer.success, answer.message
+        return self._request(self._triggers[service], Trigger.Request(),
+                             lambda response: (response.success, response.message))
 
-        return self._in_thread(ask)
+    def _request(self, client, request, answer: Callable[[Any], tuple[bool, str]]
+                 ) -> concurrent.futures.Future[tuple[bool, str]]:
+        """Call a service in the executor's thread, to which all of rclpy's objects belong.
 
-    async def _call(self, client, request):
-        if not client.service_is_ready():
-            raise ViewError(f"{self._name} has no service {client.srv_name} at present: is it "
-                            "running and configured?")
-        return await client.call_async(request)
-
-    def _in_thread(self, work: Callable[[], Awaitable[Any]]) -> concurrent.futures.Future:
-        """Run a coroutine in the executor's thread, to which all of rclpy's objects belong."""
+        By callbacks: rclpy's executor runs a coroutine that awaits again and again, as fast as it
+        can. ``answer`` makes the result of the response. Where whoever asked gives up, the result
+        being cancelled, the call is forgotten.
+        """
         result: concurrent.futures.Future = concurrent.futures.Future()
 
-        async def job() -> None:
-            try:
-                answer = await work()
-            except Exception as error:  # to the thread that asked
-                if not result.cancelled():
-                    result.set_exception(error)
-            else:
-                if not result.cancelled():
-                    result.set_result(answer)
+        def settle(response) -> None:
+            found = answer(response.result())
+            if result.set_running_or_notify_cancel():
+                result.set_result(found)
 
-        self._executor.create_task(job)
+        def send() -> None:
+            if result.cancelled():
+                return  # nothing is set that nobody waits for any more
+            if not client.service_is_ready():
+                if result.set_running_or_notify_cancel():
+                    result.set_exception(ViewError(
+                        f"{self._name} has no service {client.srv_name} at present: is it "
+                        "running and configured?"))
+                return
+            call = client.call_async(request)
+            call.add_done_callback(settle)
+            result.add_done_callback(
+                lambda done: client.remove_pending_request(call) if done.cancelled() else None)
+
+        self._executor.create_task(send)
         return result
 
     # ---- in the executor's thread --------------------------------------------------------------
@@ -202,6 +216,8 @@ class ViewLink:
                 self._executor.spin_once(timeout_sec=0.1)
         except ExternalShutdownException:
             pass
+        except Exception as error:
+            self._failure = error
 
     def _look(self) -> None:
         publishers = self._node.count_publishers(self._node.resolve_topic_name("vla_status"))
@@ -217,17 +233,21 @@ class ViewLink:
         if waited > _ASK_AGAIN_S or (waited > _ASK_S and (revision != self._asked_for
                                                           or not known)):
             self._asked_for, self._asked_at = revision, time.monotonic()
-            self._executor.create_task(self._ask)
+            self._ask()
         self._shown.want(cameras if watched else (), compressed)
 
-    async def _ask(self) -> None:
-        """Ask for the parameters that are shown."""
+    def _ask(self) -> None:
+        """Ask for the parameters that are shown; a question without an answer is forgotten."""
         if not self._gets.service_is_ready():
             return
-        names = [*(spec.name for spec in METHOD_PARAMETERS), *_SHOWN]
-        answer = await self._gets.call_async(GetParameters.Request(names=names))
+        if self._question is not None:
+            self._gets.remove_pending_request(self._question)
+        self._question = self._gets.call_async(GetParameters.Request(names=list(_ASKED)))
+        self._question.add_done_callback(self._on_values)
+
+    def _on_values(self, call) -> None:
         values = {name: parameter_value_to_python(value)
-                  for name, value in zip(names, answer.values)}
+                  for name, value in zip(_ASKED, call.result().values)}
         with self._lock:
             self._values = {name: list(value) if isinstance(value, (list, tuple)) else value
                             for name, value in values.items() if value is not None}

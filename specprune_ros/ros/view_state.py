@@ -175,7 +175,9 @@ def settable(values: Mapping[str, Any]) -> dict[str, object]:
             type(specs[name].default) if name in specs else None)
         if kind is None:
             raise ConfigurationError(f"{name!r} is no parameter that can be set here")
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int and abs(value) >= 2**63:
+            raise ConfigurationError(f"{name} is too large a number")
+        if kind is float and type(value) is int:
             value = float(value)  # JSON has one kind of number
         if type(value) is not kind:
             raise ConfigurationError(f"{name} takes a {kind.__name__}, not {value!r}")

@@ -10,6 +10,7 @@ import tempfile
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -33,6 +34,7 @@ from .app import make_app
 
 ADDRESS = "127.0.0.1"  # never another: whoever reaches the page can tune the policy
 _LOOK_S = 0.5
+_CLOSE_S = 2.0  # that answers under way may take at the end
 
 
 def run_view(args: argparse.Namespace) -> int:
@@ -99,14 +101,19 @@ def _serve(args: argparse.Namespace, console: Console, listener: socket.socket,
     from ..ros.view_state import parameter_rows, settable
 
     with ViewLink(args.node, args.namespace, absent=absent) as link:
+        def check_all() -> None:
+            check()
+            link.check()
+
         app = make_app(link, parameter_rows(), settable)
-        asyncio.run(_until_done(app, args, console, listener, check))
+        asyncio.run(_until_done(app, args, console, listener, check_all))
     return 0
 
 
 async def _until_done(app: web.Application, args: argparse.Namespace, console: Console,
                       listener: socket.socket, check: Callable[[], None]) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    # Without shutdown_timeout: aiohttp 3.8, which is Humble's, drops every connection over it.
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
@@ -120,4 +127,5 @@ async def _until_done(app: web.Application, args: argparse.Namespace, console: C
             check()
             await asyncio.sleep(_LOOK_S)
     finally:
-        await runner.cleanup()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(runner.cleanup(), _CLOSE_S)

@@ -1,8 +1,11 @@
 """What specprune view learns from a real vla_node over DDS, and what it sets there."""
+import time
+
 import cv2
 import numpy as np
 import pytest
 from specprune_ros.msg import PruneStats, SimStatus, VlaStatus
+from std_srvs.srv import Trigger
 from vla_bench import Bench
 from vla_rig import INSTRUCTION
 
@@ -161,6 +164,52 @@ def test_without_a_node_it_says_so_and_refuses_changes(ros_environment):
             link.set_parameters({"dynamic.keep": 0.5}).result(timeout=30)
 
 
+def test_a_node_that_does_not_answer_costs_neither_work_nor_memory(ros, link, monkeypatch):
+    node = ros.node("vla_node")  # nobody spins it
+    node.create_publisher(VlaStatus, "vla_status", qos.latched())
+    node.create_service(Trigger, "vla_node/reset_episode", lambda _request, answer: answer)
+    client, counts = link._triggers["reset_episode"], {"spins": 0, "looks": 0, "asked": 0}
+
+    def counted(thing, method, name):
+        plain = getattr(thing, method)
+
+        def call(*args, **options):
+            counts[name] += 1
+            return plain(*args, **options)
+
+        monkeypatch.setattr(thing, method, call)
+
+    def wait(condition):
+        for _ in range(1200):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError("not within a minute")
+
+    wait(lambda: client.service_is_ready() and link._gets.service_is_ready())
+    result = link.trigger("reset_episode")
+    wait(lambda: client._pending_requests)
+    counted(link._executor, "spin_once", "spins")
+    counted(link._shown, "want", "looks")
+    counted(link._gets, "call_async", "asked")
+    wait(lambda: counts["asked"] >= 4)
+    assert counts["spins"] < 40 * counts["looks"], counts
+    assert len(link._gets._pending_requests) <= 1
+    result.cancel()  # as the server does after its time-out
+    assert not client._pending_requests
+
+
+def test_an_error_that_ends_the_thread_is_told(link, monkeypatch):
+    def broken(*_args):
+        raise ValueError("no such picture")
+
+    link.check()
+    monkeypatch.setattr(link._shown, "want", broken)
+    link._thread.join(60.0)
+    with pytest.raises(ViewError, match="hears no more of the node: ValueError: no such picture"):
+        link.check()
+
+
 # --- what messages become -----------------------------------------------------------------------
 
 def test_condition_names_what_is_wrong_first():
@@ -204,6 +253,7 @@ def test_values_of_the_page_take_the_types_of_their_parameters():
                        "pruning": "off", "instruction": "go"})
     assert type(values["static.tau_scene"]) is float and type(values["dynamic.floor"]) is int
     for wrong in ({"guard.max_command": 5.0}, {"dynamic.floor": 1.5}, {"static.tau_scene": True},
-                  {"static.use_local": 1}, {"pruning": 3}, {"use_sim_time": False}):
+                  {"static.use_local": 1}, {"pruning": 3}, {"use_sim_time": False},
+                  {"dynamic.floor": 2**63}, {"static.tau_scene": 10**400}):
         with pytest.raises(ConfigurationError):
             settable(wrong)

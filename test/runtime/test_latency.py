@@ -111,8 +111,11 @@ def test_it_chooses_once_for_all_methods_over_the_same_runtime(model, clock):
 
 
 @pytest.mark.parametrize("pruning", ["off", "fastv"])
-def test_other_methods_have_no_bucket(model, pruning):
+def test_other_methods_have_no_bucket_and_it_is_said(model, pruning, caplog):
     subject = budgeted(model, 25.0, pruning=pruning)
+    with caplog.at_level(logging.WARNING):
+        subject.warm_up()
+    assert f"latency_target_ms 25 has no effect with pruning '{pruning}'" in caplog.text
     subject.predict(observation(0))
     assert subject.runtime.choice is None
 

@@ -194,6 +194,23 @@ def test_a_veto_is_shown_and_the_value_goes_back(page):
     assert alert.get_attribute("role") == "alert"
 
 
+def test_an_emptied_box_sets_nothing(page):
+    page.open()
+    field = "p-dynamic.floor"
+    page.until(lambda: page.get(field).get_attribute("value"))
+    before = page.get(field).get_attribute("value")
+    # Its group may be folded: set by script as typing does.
+    page.script("""const box = arguments[0]; box.focus(); box.value = "";
+        box.dispatchEvent(new Event("input")); box.dispatchEvent(new Event("change"));""",
+                page.get(field))
+    assert page.get(field).get_attribute("value") == before
+    page.script("""const box = arguments[0]; box.value = "41";
+        box.dispatchEvent(new Event("input")); box.dispatchEvent(new Event("change"));""",
+                page.get(field))
+    page.until(lambda: page.link.calls)
+    assert page.link.calls == [{"dynamic.floor": 41}]  # and nothing before
+
+
 def test_a_change_by_somebody_else_moves_the_controls(page):
     page.open()
     page.until(lambda: page.get("p-pruning").get_attribute("value") == "specprune")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from view_fake import ROWS, FakeLink, settable
 
 from specprune_ros import view
@@ -15,10 +16,11 @@ from specprune_ros.errors import ConfigurationError
 from specprune_ros.view.requests import HEADERS, refusal
 
 pytest.importorskip("aiohttp")
+from aiohttp import web  # noqa: E402
 from aiohttp.test_utils import TestClient, TestServer  # noqa: E402
 
 from specprune_ros.view import app as view_app  # noqa: E402
-from specprune_ros.view.serve import ADDRESS, _listen  # noqa: E402
+from specprune_ros.view.serve import ADDRESS, _listen, _until_done  # noqa: E402
 
 STATIC = Path(view_app.STATIC)
 JSON = {"Content-Type": "application/json"}
@@ -247,6 +249,28 @@ def test_it_listens_on_this_machine_only_and_names_a_port_that_is_taken():
         assert address == ADDRESS == "127.0.0.1"
         with pytest.raises(ConfigurationError, match=rf"port {port} .* --port 0"):
             _listen(port)
+
+
+#: What aiohttp 3.8 (Ubuntu 22.04, Humble) takes for a connection; anything else ends all of them.
+AIOHTTP_38 = {"keepalive_timeout", "tcp_keepalive", "logger", "access_log_class", "access_log",
+              "access_log_format", "debug", "max_line_size", "max_headers", "max_field_size",
+              "lingering_time", "read_bufsize", "auto_decompress", "handle_signals"}
+
+
+def test_the_server_takes_only_options_that_the_oldest_aiohttp_knows(monkeypatch):
+    made = []
+
+    class Runner(web.AppRunner):
+        def __init__(self, app, **options):
+            made.append(set(options))
+            super().__init__(app, **options)
+
+    monkeypatch.setattr(web, "AppRunner", Runner)
+    args = argparse.Namespace(open=False, seconds=0.01)
+    with _listen(0) as listener:
+        asyncio.run(_until_done(view_app.make_app(FakeLink(), ROWS, settable), args,
+                                Console(quiet=True), listener, lambda: None))
+    assert made and made[0] <= AIOHTTP_38
 
 
 def test_there_is_no_option_for_another_host():

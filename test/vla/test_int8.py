@@ -1,13 +1,15 @@
 """Decoder matrices of a byte per weight."""
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.policy import Observation, load_policy
-from specprune_ros.vla.openvla_oft.int8 import Int8Matrix
+from specprune_ros.vla.openvla_oft.int8 import Int8Layer, Int8Matrix
 
 CAMERAS = ("primary", "wrist")
 
@@ -66,6 +68,22 @@ def test_the_decoder_takes_a_byte_per_weight(tiny_dir):
     # Nothing of the matrices that were rounded is left.
     linear = [m for m in small.decoder.layers.modules() if isinstance(m, torch.nn.Linear)]
     assert linear and all(m.weight.is_meta for m in linear)
+
+
+def test_matrices_are_given_up_layer_by_layer(tiny_dir, monkeypatch):
+    """Rounding a model that fills the memory must not need half as much again."""
+    model = load_policy(tiny_dir).model
+    fused = [weakref.ref(layer._qkv) for layer in model.decoder.layer_math()]
+    held, rounded = [], Int8Layer.of
+
+    def noted(layer):
+        held.append(sum(matrix() is not None for matrix in fused))
+        return rounded(layer)
+
+    monkeypatch.setattr(Int8Layer, "of", noted)
+    weights = [weakref.ref(layer.self_attn.q_proj.weight) for layer in model.decoder.layers]
+    model.decoder.to_int8()
+    assert held == [0] * len(fused) and not any(weight() for weight in weights)
 
 
 def test_what_int8_cannot_do_is_said(tiny_dir):

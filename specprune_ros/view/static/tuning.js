@@ -54,7 +54,8 @@ export class Tuning {
     answer.className = "answer";
     answer.setAttribute("role", "alert");
     const make = { choice: choice, bool: check }[spec.kind] ?? numeric;
-    const { controls, show, main } = make(spec, id, (value) => this.send(spec, value, answer));
+    const { controls, show, main } = make(spec, id, (value) => this.send(spec, value, answer),
+      () => this.restore(spec.name));
     main.setAttribute("aria-describedby", help.id);
     if (spec.kind === "bool") {
       box.classList.add("check");
@@ -79,13 +80,14 @@ export class Tuning {
     const ok = await post("/api/parameters", { [spec.name]: value }, answer,
       "Set, from the next query on.");
     row.busy = false;
-    if (!ok) { // back to what is in force
-      const inForce = row.inForce;
-      row.inForce = undefined;
-      row.show(inForce);
-    } else {
-      row.inForce = value;
-    }
+    if (ok) row.inForce = value;
+    else this.restore(spec.name);
+  }
+
+  restore(name) { // to what is in force
+    const row = this.rows.get(name), inForce = row.inForce;
+    row.inForce = undefined;
+    row.show(inForce);
   }
 }
 
@@ -105,7 +107,7 @@ function check(spec, id, send) {
   return { controls: box, main: box, show: (value) => { box.checked = value; } };
 }
 
-function numeric(spec, id, send) {
+function numeric(spec, id, send, restore) {
   const ends = document.createElement("div");
   ends.className = spec.slider ? "ends" : "ends single";
   const field = document.createElement("input");
@@ -126,6 +128,8 @@ function numeric(spec, id, send) {
   field.addEventListener("blur", () => { delete field.dataset.held; });
   field.addEventListener("change", () => {
     delete field.dataset.held;
+    // An empty box, or one without a number, is no 0.
+    if (field.value === "") { restore(); return; }
     if (slider) slider.value = field.value;
     send(spec.kind === "int" ? Math.round(Number(field.value)) : Number(field.value));
   });

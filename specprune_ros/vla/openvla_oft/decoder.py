@@ -178,6 +178,7 @@ class Decoder(nn.Module):
                 "weights 'int8' needs layers without bias and with SiLU, as Llama's are: use "
                 "weights 'full'"
             )
+        self._fused = None  # would keep the matrices of all layers
         self._fused, self.int8 = [Int8Layer.of(layer) for layer in self.layers], True
 
     @property
