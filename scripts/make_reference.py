@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make docs/reference/ from the code: parameters of the nodes, messages, commands.
+"""Make docs/reference/ from the code: parameters of the nodes, messages, services, commands.
 
     .venv/bin/python scripts/make_reference.py [--check]
 
@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT))  # the code beside this script, whatever is instal
 from specprune_ros import bringup, cli  # noqa: E402
 
 FOLDER = ROOT / "docs/reference"
+#: Help that begins with the name of a value, which is not capitalised: "cpu or cuda", "a: dense".
+NAME_FIRST = re.compile(r"cpu or |(a|static|lockstep|muon): |\w+=|\w+, \w+, ")
 GENERATED = "<!-- Made by scripts/make_reference.py: change the code, then `make reference`. -->\n"
 
 
@@ -108,10 +110,10 @@ def number(given: float) -> str:
 
 
 def messages_page() -> str:
-    text = [GENERATED, "# Messages\n",
+    text = [GENERATED, "# Messages and services\n",
             "The comments are the specification. Topics and QoS: "
             "[architecture](../architecture.md).\n"]
-    for path in sorted((ROOT / "msg").glob("*.msg")):
+    for path in [*sorted((ROOT / "msg").glob("*.msg")), *sorted((ROOT / "srv").glob("*.srv"))]:
         text += [f"## {path.stem}\n", "```", path.read_text().rstrip(), "```\n"]
     return "\n".join(text)
 
@@ -153,7 +155,7 @@ def argument_row(action: argparse.Action) -> str:
     names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     taken = "" if action.nargs == 0 or not action.option_strings else metavar(action)
     default = action.default
-    quiet = default in (None, False, "", argparse.SUPPRESS) or default == []
+    quiet = default is None or default is False or default in ("", argparse.SUPPRESS, [])
     if isinstance(default, (list, tuple)):
         default = " ".join(map(str, default))
     shown = "required" if action.required and action.option_strings else (
@@ -176,6 +178,8 @@ def metavar(action: argparse.Action) -> str:
 def expanded(action: argparse.Action) -> str:
     fields = {name: field for name, field in vars(action).items() if field is not argparse.SUPPRESS}
     text = (action.help or "") % fields if action.help else ""
+    if NAME_FIRST.match(text):
+        return text
     return text[:1].upper() + text[1:]
 
 

@@ -42,7 +42,7 @@ if [ -n "$sourced" ]; then
     venv_options=(--system-site-packages)
     "$PYTHON" -c 'import rclpy' 2>/dev/null ||
         fail "$(command -v "$PYTHON") cannot import rclpy of the sourced ROS; name the Python it" \
-            "was built for: make PYTHON=/usr/bin/python3"
+            "was built for: make demo PYTHON=/usr/bin/python3"
 fi
 
 if [ -f "$VENV/.kind" ] && [ "$(<"$VENV/.kind")" != "$kind" ]; then

@@ -39,9 +39,9 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 PY
     install_missing
     "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' ||
-        fail "$("$PYTHON" --version) is not supported. Name a Python 3.10, 3.11 or 3.12: make PYTHON=python3.11"
+        fail "$("$PYTHON" --version) is not supported. Name a Python 3.10, 3.11 or 3.12: make demo PYTHON=python3.11"
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$PYTHON cannot make virtual environments (no ensurepip); name another: make PYTHON=/usr/bin/python3"
+        fail "$PYTHON cannot make virtual environments (no ensurepip); name another: make demo PYTHON=/usr/bin/python3"
 }
 
 can_render() {

@@ -20,7 +20,7 @@ from specprune_ros.runtime.choice import RUNTIMES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    what.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="torch device")
     what.add_argument("--model", default="small", metavar="NAME|DIR",
                       help=f"{', '.join(SHAPES)}: random weights of that shape, made on the "
                            "device; or a checkpoint directory")
@@ -35,17 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help="static: no picture changes within an episode")
     queries.add_argument("--mode", choices=tuple(SPEEDS), default="coarse",
                          help="of the controller: a moving arm is coarse, a resting one fine")
-    queries.add_argument("--cameras", type=int, choices=(1, 2, 3), default=2)
+    queries.add_argument("--cameras", type=int, choices=(1, 2, 3), default=2,
+                         help="camera pictures per query")
     queries.add_argument("--size", type=int, default=256, help="edge of the camera pictures, px")
     queries.add_argument("--prompt-tokens", type=int, default=34, help="after BOS")
     queries.add_argument("--queries", type=int, metavar="N",
                          help="timed queries of each arm (without it: 9 on cpu, 100 on cuda)")
     queries.add_argument("--threads", type=int, default=1, help="CPU threads of the numerics")
-    queries.add_argument("--seed", type=int, default=0)
+    queries.add_argument("--seed", type=int, default=0, help="of weights and pictures")
     results = parser.add_argument_group("results")
     results.add_argument("--sweep", action="store_true",
                          help="also time queries and single layers over numbers of tokens")
-    results.add_argument("--json", type=Path, metavar="FILE")
+    results.add_argument("--json", type=Path, metavar="FILE", help="results")
     results.add_argument("--plot", type=Path, metavar="DIR",
                          help="folder for the pictures; makes the sweep as well")
     results.add_argument("--report", type=Path, metavar="FILE", help="one HTML file")

@@ -12,7 +12,8 @@ from specprune_ros.training.collect import TRAINING_SEEDS, CollectConfig, collec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = CollectConfig()
     parser.add_argument("--suite", default=defaults.suite, help="suite of the embedded simulator")
-    parser.add_argument("--episodes", type=int, default=defaults.episodes)
+    parser.add_argument("--episodes", type=int, default=defaults.episodes,
+                        help="episodes that are played; those that fail are left out")
     parser.add_argument(
         "--first-seed",
         type=int,

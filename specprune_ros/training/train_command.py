@@ -18,11 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", required=True, help="directories of specprune collect")
     parser.add_argument("--out", type=Path, required=True, help="state, log and checkpoint")
     parser.add_argument("--name", default="specprune-tabletop", help="name of the checkpoint")
-    parser.add_argument("--image-size", type=int, default=224, choices=(112, 224))
+    parser.add_argument("--image-size", type=int, default=224, choices=(112, 224),
+                        help="edge of the pictures that the towers see, px")
     parser.add_argument("--samples", type=int, default=1_500_000, help="training samples in all")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--optimiser", default="adamw", choices=OPTIMISERS)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=64, help="samples per step")
+    parser.add_argument("--optimiser", default="adamw", choices=OPTIMISERS,
+                        help="muon: for the matrices between layers; the rest has AdamW")
+    parser.add_argument("--learning-rate", type=float, default=1e-3,
+                        help="at its highest")
     parser.add_argument(
         "--vision-share", type=float, default=TrainConfig.vision_share,
         help="share of the run that trains the towers alone, before the rest",
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument(
         "--size",
         nargs="*",

@@ -160,7 +160,7 @@ TABLE: tuple[tuple[str, str | Test | Needs], ...] = (
     (r": python3 -m colcon ", Needs("a ROS installation")),
     (r": python -m pytest -m libero ", Needs("LIBERO")),
     (r": python -m specprune_ros --suite libero", Needs("LIBERO")),
-    (r": python -m specprune_ros --no-sim", Needs("a robot")),
+    (r": ROS_DOMAIN_ID=0 python -m specprune_ros --no-sim", Needs("a robot")),
     (r": python -m specprune_ros$", Test("test_bringup.py::test_ctrl_c_stops_every_node")),
     # the command of this package
     (r"own-arm\.md: specprune ", Needs("a robot")),

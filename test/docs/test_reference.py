@@ -36,7 +36,7 @@ def test_every_parameter_message_and_command_is_there(fresh):
     from specprune_ros.ros.vla_parameters import VLA_PARAMETERS
     for spec in VLA_PARAMETERS:
         assert f"| `{spec.name}` |" in fresh["parameters.md"]
-    for path in (ROOT / "msg").glob("*.msg"):
+    for path in (*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")):
         assert f"## {path.stem}\n" in fresh["messages.md"]
     for command in cli.COMMANDS:
         assert f"## specprune {command.name}\n" in fresh["commands.md"]
