@@ -134,12 +134,14 @@ def in_tuning_range(first: int, count: int) -> bool:
 def checkpoint_hash(directory: Path) -> str:
     """Of the names, sizes and contents of a checkpoint's files, 16 hexadecimal digits.
 
-    Of files over 64 MiB only the first and the last 8 MiB are read. Raises CheckpointError.
+    Of files over 64 MiB only the first and the last 8 MiB are read; the model card (README.md)
+    decides nothing and is left out. Raises CheckpointError.
     """
     if not directory.is_dir():
         raise CheckpointError(f"'{directory}' is no checkpoint directory")
     digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    files = (path for path in directory.rglob("*") if path.is_file())
+    for path in sorted(path for path in files if path.name != "README.md"):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(directory)}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -175,7 +175,9 @@ class TrainingNetwork(nn.Module):
         # Rows from the end: text, placeholders, stop. Those that the head reads stand one earlier.
         seeing = (slice(-tokens - text.shape[1], -1 - tokens), slice(-2 - tokens, -2))
         grid, depth = model.config.dino.grid, len(model.decoder.layers)
-        later = {int(part * depth) for part in LATER} if by_attention and kept else set()
+        # In a decoder of few layers some of them stand before the first drop, where none is due.
+        later = {int(part * depth) for part in LATER if int(part * depth) > _POINTING_LAYER}
+        later = later if by_attention and kept else set()
         patches = torch.arange(visual.shape[1], device=visual.device).expand(size, -1)
         for index, layer in enumerate(model.decoder.layers):
             if index and (self.grounding or by_attention):

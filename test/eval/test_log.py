@@ -112,6 +112,15 @@ def test_a_worker_with_another_checkpoint_or_code_refuses(settings):
         replace(settings, code_hash="other").verify()
 
 
+def test_checkpoint_hash_is_not_that_of_the_model_card(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    bare = checkpoint_hash(tmp_path)
+    (tmp_path / "README.md").write_text("A policy.")
+    assert checkpoint_hash(tmp_path) == bare
+    (tmp_path / "notes.md").write_text("A policy.")
+    assert checkpoint_hash(tmp_path) != bare
+
+
 def test_checkpoint_hash_sees_contents(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     one = checkpoint_hash(tmp_path)
