@@ -130,6 +130,8 @@ def test_parameters_arrive_as_they_are_written(tmp_path, monkeypatch):
                            namespace="left", ros_args=["-p", "n:=7"])
     assert command[1:3] == ["-m", spec.module]
     environment = dict(os.environ)
+    # Tests with nodes in the same process have left the domain of theirs here.
+    environment.pop("ROS_DOMAIN_ID", None)
     prepare_environment(environment).close()
     result = subprocess.run([sys.executable, "-c", NODE_SCRIPT, *command[3:]],
                             capture_output=True, text=True, env=environment)
