@@ -18,8 +18,8 @@ from specprune_ros.pruning.config import (
 def specprune() -> SpecPruneConfig:
     """The default: the paper's rules with the defects of its released code mended.
 
-    Budgets are larger than the paper's, with which the shipped policy loses more of
-    ``tabletop_hard`` (docs/method.md, docs/evaluation.md).
+    Budgets are larger than the paper's: under these rules the shipped policy loses more of
+    ``tabletop_hard`` with smaller ones (docs/evaluation.md, over budgets).
     """
     return SpecPruneConfig(
         name="specprune",

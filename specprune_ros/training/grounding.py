@@ -1,9 +1,9 @@
 """The loss that makes attention look at what the instruction names.
 
-Every pruning method here ranks patches by attention, on the premise, true of large pretrained
-models, that it marks what matters. A small network trained on actions alone spreads its attention
-anywhere. The loss is the same for all layers but the first and for text and action rows alike, so
-that it favours no method over another.
+Most pruning methods here rank patches by attention, on the premise, said to hold for large
+pretrained models, that it marks what matters. A small network trained on actions alone spreads its
+attention anywhere. The loss is the same for all layers but the first and for text and action rows
+alike, so that it favours no method over another.
 """
 from __future__ import annotations
 

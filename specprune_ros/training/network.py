@@ -179,9 +179,11 @@ class TrainingNetwork(nn.Module):
         later = {int(part * depth) for part in LATER if int(part * depth) > _POINTING_LAYER}
         later = later if by_attention and kept else set()
         patches = torch.arange(visual.shape[1], device=visual.device).expand(size, -1)
+        looking = bool(self.grounding) or by_attention
+        if looking:
+            cameras, named = named_patches(batch, grid, None)
         for index, layer in enumerate(model.decoder.layers):
-            if index and (self.grounding or by_attention):
-                cameras, named = named_patches(batch, grid, patches)
+            if index and looking:
                 seen = visual_attention(layer, hidden, tables, seeing, patches.shape[1])
                 if self.grounding:
                     losses += [grounding_loss(attention, cameras, named) for attention in seen]
@@ -190,6 +192,7 @@ class TrainingNetwork(nn.Module):
                 chosen = attended_patches(seen[1], cameras, count)
                 hidden, tables = select_rows(hidden, tables, chosen, patches.shape[1])
                 patches = patches.gather(1, chosen)
+                cameras, named = named_patches(batch, grid, patches)
             hidden = layer(hidden, attention_mask=None, position_embeddings=tables)
             if index == _POINTING_LAYER:
                 middle = hidden[:, 1 : 1 + visual.shape[1]]
@@ -199,6 +202,8 @@ class TrainingNetwork(nn.Module):
                     else:
                         patches = kept_patches(batch, grid, kept)
                     hidden, tables = select_rows(hidden, tables, patches, visual.shape[1])
+                    if looking:
+                        cameras, named = named_patches(batch, grid, patches)
         states = hidden[:, seeing[1]]
         grounding = torch.stack(losses).mean() if losses else hidden.new_zeros(())
         return model.decoder.norm(states), middle, grounding
