@@ -267,11 +267,17 @@ class Engine:
 
     def _finish(self, job: Job, outcome: Outcome) -> Published | None:
         self.responder.query_since = None
+        wanted = self._wanted(job)
+        if wanted:
+            outcome = self.responder.judged_again(job, outcome)
         success = not outcome.errors or outcome.result is not None
         self.planner.finished(job, success, outcome.replan)
         if job.query is not None:
             self.counters.queries += 1
-        return self.responder.answer(job, outcome, self._wanted(job))
+        published = self.responder.answer(job, outcome, wanted)
+        if published is not None:
+            self._runner.commit(published.result)
+        return published
 
     def _wanted(self, job: Job) -> bool:
         """Whether the node is still where it was when the query began."""

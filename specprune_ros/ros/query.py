@@ -87,7 +87,7 @@ class QueryResult:
     """A chunk that the guard passed, with saturated actions, and the job it answers.
 
     inference_time: wall seconds from taking up the job. saturated: values that were clipped.
-    observation: what was asked, for a shadow query.
+    observation: what was asked, for a shadow query. episode: the policy's, after this query.
     """
 
     chunk: ActionChunk
@@ -96,6 +96,7 @@ class QueryResult:
     source: Source
     saturated: int
     observation: Observation
+    episode: Any
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class _RunningEpisode:
 class QueryRunner:
     """Runs jobs on a policy, in one thread; keeps the policy's state of the running episode.
 
-    The state is committed with a chunk that the guard has passed: a refused one leaves no trace.
+    The state is committed with a chunk that is published: a refused one leaves no trace.
     The policy's time is the seconds since the first frame of its episode: seconds since 1970 would
     be rounded to a quarter of a microsecond, and differently from episode to episode.
     """
@@ -157,6 +158,10 @@ class QueryRunner:
             return Outcome(errors=(error,))
         return self._query(job, observation, episode, start)
 
+    def commit(self, result: QueryResult) -> None:
+        """Go on from the state after a query, the last one that was run."""
+        self._episode = replace(self._episode, state=result.episode)
+
     def shadow(self, result: QueryResult) -> float:
         """Mean absolute difference of a chunk's normalised actions from dense ones.
 
@@ -183,10 +188,9 @@ class QueryRunner:
                 if not _another_try_may_help(error) or not self._in_time(job):
                     break
                 continue
-            self._episode = replace(episode, state=attempt)
             return Outcome(QueryResult(
                 replace(chunk, actions=verdict.actions), job, time.perf_counter() - start, source,
-                verdict.saturated, observation), tuple(errors))
+                verdict.saturated, observation, attempt), tuple(errors))
         return Outcome(errors=tuple(errors))
 
     def _attempts(self, job: Job) -> Iterator[tuple[Source, Policy]]:

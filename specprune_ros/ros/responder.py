@@ -63,6 +63,20 @@ class Responder:
                            f"watchdog.inference_deadline ({deadline} s)")
         return self.safety.judge(job, chunk, self._callbacks.now())
 
+    def judged_again(self, job: Job, outcome: Outcome) -> Outcome:
+        """An outcome whose chunk the guard still passes, or one of an error in its place.
+
+        The clock, the arm or a limit may have moved on since the chunk was judged: what is
+        published is judged at the time of its publication, without letting go of the lock.
+        """
+        if outcome.result is None:
+            return outcome
+        verdict = self.safety.judge(job, outcome.result.chunk, self._callbacks.now())
+        if verdict.accepted:
+            return outcome
+        refused = RefusedChunk(verdict.rule, verdict.reason)
+        return Outcome(errors=(*outcome.errors, refused), replan=outcome.replan)
+
     def in_time(self, job: Job) -> bool:
         """Whether the deadline of the running query lies ahead."""
         since = self.query_since

@@ -1,5 +1,6 @@
 """What vla_node publishes when something is wrong: dense, hold, or nothing until somebody looks."""
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -219,6 +220,33 @@ def test_query_of_three_seconds_gives_a_hold_and_its_result_is_dropped(bench):
     assert late not in {stamp_to_ns(chunk.header.stamp) for chunk in bench.rig.chunks}
     bench.rig.query()
     bench.rig.await_state(VlaStatus.RUNNING)
+
+
+def test_clock_that_steps_after_the_guard_has_judged_makes_the_chunk_stale(bench, monkeypatch):
+    """A chunk is judged when it is published, not a moment before."""
+    first, _ = bench.rig.query()
+    runner, judged, go_on = bench.node._engine._runner, threading.Event(), threading.Event()
+    run = runner.run
+
+    def slow_return(job):
+        outcome = run(job)
+        if job.query is not None:
+            judged.set()
+            assert go_on.wait(60.0)
+        return outcome
+
+    monkeypatch.setattr(runner, "run", slow_return)
+    late = bench.rig.observe()
+    bench.rig.until(judged.is_set)
+    bench.rig.now += 9 * PERIOD  # the chunk lasts 8
+    bench.rig.until(lambda: bench.node._now() == bench.rig.now, again=bench.rig.again)
+    monkeypatch.undo()
+    go_on.set()
+    bench.rig.await_fault(VlaStatus.GUARD, "0.450 s old", "guard.max_age")
+    assert await_hold(bench, late) and len(bench.rig.chunks) == 1
+    bench.rig.until(lambda: bench.rig.status.failures == bench.rig.status.rejected == 1)
+    chunk, _ = bench.rig.query()  # the refused query left no trace
+    assert (chunk.episode, chunk.query_number) == (first.episode, first.query_number + 1)
 
 
 def test_camera_that_lags_by_200_ms_gives_a_hold_then_a_latch(ros):
