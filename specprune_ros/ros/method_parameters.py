@@ -107,7 +107,7 @@ METHOD_PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("pruning", FIRST_PRESET, "Pruning method; off computes every token, custom is a "
                   "preset of SpecPrune with other values.", choices=(*known_methods(), CUSTOM)),
     ParameterSpec("pruning_seed", 0, "Seed of what random draws; other methods draw nothing.",
-                  _LIVE, 0, 2**63 - 1),
+                  _LIVE, 0, 2**31 - 1),
     ParameterSpec("custom_base", FIRST_PRESET, "Preset whose rules hold for custom; set by "
                   "choosing a preset.", choices=tuple(PRESETS), derived=True),
     *(ParameterSpec(name, _DEFAULTS[name], f"{description} Set by choosing a preset.", _LIVE, low,

@@ -235,6 +235,8 @@ class ParameterServer(Generic[S]):
             self._quietly_show({**before, **values})  # what changes along with what was set
             self._changed()
         except ConfigurationError as veto:
+            # Some clients, rqt_reconfigure among them, show neither the refusal nor its reason.
+            self._node.get_logger().warning(f"parameters stay as they were: {veto}")
             return SetParametersResult(successful=False, reason=str(veto))
         return SetParametersResult(successful=True)
 

@@ -112,35 +112,70 @@ def test_foxglove_says_what_the_numbers_of_a_state_mean(foxglove):
 
 # --- rqt ------------------------------------------------------------------------------------------
 
+#: What each plug-in reads of its settings, the object name of its dock's widget, and the topic that
+#: it is bound to, if any (rqt_robot_monitor, for one, only reads /diagnostics_agg). As of rqt 1.5.
+RQT_PLUGINS = {
+    "rqt_image_view/ImageView": ({"topic"}, "ImageViewWidget", None),
+    "rqt_plot/Plot": ({"topics", "autoscroll", "x_limits", "y_limits"}, "DataPlotWidget", None),
+    "rqt_reconfigure/Param": ({"selected_nodes", "splitter", "_splitter"},
+                              "_plugincontainer_top_widget", None),
+    "rqt_runtime_monitor/RuntimeMonitor": (set(), "RuntimeMonitorWidget", "/diagnostics"),
+    "rqt_topic/TopicPlugin": (set(), "TopicWidget", None),
+    "rqt_service_caller/ServiceCaller": ({"current_service_name"}, "ServiceCallerWidget", None),
+}
+
+
 @pytest.fixture
 def perspective():
     return json.loads((CONFIG / "specprune.perspective").read_text())
 
 
-def settings_of(group):
-    """Settings of a plugin; each is a Python literal in a string."""
-    found = {}
-    for name, value in group["groups"]["plugin"]["keys"].items():
-        assert value["type"] == "repr"
-        found[name] = ast.literal_eval(value["repr"])
-    return found
+def rqt_value(value):
+    """A setting as rqt reads it: a Python literal in a string, or a QByteArray in hex."""
+    if value["type"] == "repr":
+        return ast.literal_eval(value["repr"])
+    assert value["type"] == "repr(QByteArray.hex)"
+    literal = re.fullmatch(r"QtCore\.QByteArray\((b'[0-9a-f]+')\)", value[value["type"]])
+    return bytes.fromhex(ast.literal_eval(literal[1]).decode())
 
 
-def test_rqt_has_settings_for_each_running_plugin(perspective):
+def running_plugins(perspective):
+    """{name of the group: (plug-in, its settings)}."""
     manager = perspective["groups"]["pluginmanager"]
-    running = ast.literal_eval(manager["keys"]["running-plugins"]["repr"])
-    names = {f"plugin__{plugin.replace('/', '__')}__{number}"
-             for plugin, numbers in running.items() for number in numbers}
-    assert names == set(manager["groups"])
-    assert {"rqt_image_view/ImageView", "rqt_plot/Plot", "rqt_reconfigure/Param"} <= set(running)
+    return {f"plugin__{plugin.replace('/', '__')}__{number}": (plugin, {
+                key: rqt_value(value) for key, value in manager["groups"][
+                    f"plugin__{plugin.replace('/', '__')}__{number}"]["groups"]["plugin"][
+                        "keys"].items()})
+            for plugin, numbers in rqt_value(manager["keys"]["running-plugins"]).items()
+            for number in numbers}
+
+
+def test_rqt_has_known_settings_for_each_running_plugin(perspective):
+    running = running_plugins(perspective)
+    assert set(running) == set(perspective["groups"]["pluginmanager"]["groups"])
+    assert {plugin for plugin, _ in running.values()} == set(RQT_PLUGINS)
+    for name, (plugin, settings) in running.items():
+        assert set(settings) == RQT_PLUGINS[plugin][0], name
+
+
+def test_rqt_has_a_place_for_each_plugin(perspective):
+    """Without the state of its window rqt puts all docks in one row, one over the other."""
+    window = perspective["groups"]["mainwindow"]["keys"]
+    state = rqt_value(window["state"])
+    for name, (plugin, _) in running_plugins(perspective).items():
+        dock = f"{name.removeprefix('plugin__')}__{RQT_PLUGINS[plugin][1]}"
+        length = 2 * len(dock)  # QDataStream: bytes of the string, then UTF-16
+        assert length.to_bytes(4, "big") + dock.encode("utf-16-be") in state, dock
+    assert rqt_value(window["geometry"])
 
 
 def test_rqt_names_topics_and_fields_that_exist(perspective, offered):
     topics, services = offered
     plotted = []
-    for name, group in perspective["groups"]["pluginmanager"]["groups"].items():
-        settings = settings_of(group)
-        if "ImageView" in name:
+    for plugin, settings in running_plugins(perspective).values():
+        bound = RQT_PLUGINS[plugin][2]
+        assert bound is None or bound in topics
+        if "topic" in settings:
             assert topics[settings["topic"]] == "sensor_msgs/msg/Image"
         for path in settings.get("topics", ()):
             topic, *fields = path.removeprefix("/").split("/")
@@ -148,6 +183,7 @@ def test_rqt_names_topics_and_fields_that_exist(perspective, offered):
             plotted.append(path)
         if "current_service_name" in settings:
             assert settings["current_service_name"] in services
+        assert settings.get("selected_nodes", ["/vla_node"]) == ["/vla_node"]
     assert len(plotted) >= 6
 
 

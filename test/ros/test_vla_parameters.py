@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from rcl_interfaces.msg import Log
 from rclpy.exceptions import ParameterException
+from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.presets import PRESETS, preset
 from specprune_ros.ros.method_parameters import GOVERNED, preset_values
 from specprune_ros.ros.parameters import Change, ParameterServer
+from specprune_ros.ros.player_parameters import PLAYER_PARAMETERS
+from specprune_ros.ros.sim_parameters import SIM_BRIDGE_PARAMETERS
 from specprune_ros.ros.vla_parameters import VLA_PARAMETERS, VlaSettings
 from specprune_ros.share import share_dir
 
@@ -33,6 +37,15 @@ def change(node, **values):
 
 def test_defaults_fit_together():
     VlaSettings().check()
+
+
+@pytest.mark.parametrize("specs", [VLA_PARAMETERS, PLAYER_PARAMETERS, SIM_BRIDGE_PARAMETERS],
+                         ids=["vla_node", "chunk_player_node", "sim_bridge_node"])
+def test_every_range_fits_a_slider(specs):
+    """rqt_reconfigure shows no parameter after one whose integer range exceeds Qt's int."""
+    for spec in specs:
+        if spec.type is Parameter.Type.INTEGER and spec.low is not None:
+            assert -2**31 <= spec.low < spec.high < 2**31, spec.name
 
 
 def test_table_declares_type_description_range_and_read_only(node, server):
@@ -75,6 +88,18 @@ def test_veto_has_a_reason_and_changes_nothing(node, server, values, reason):
     assert not result.successful
     assert reason in result.reason
     assert server.settings is before
+
+
+def test_veto_is_logged_for_those_whose_client_does_not_show_it(ros, node, server):
+    heard = []
+    ros.node("listener").create_subscription(
+        Log, "/rosout", lambda line: heard.append((line.name, line.level, line.msg)), 100)
+    assert ros.spin_until(lambda: node.count_subscribers("/rosout") > 0)
+    result = change(node, replan_steps=9)
+    change(node, sync_slop=0.5)
+    assert ros.spin_until(lambda: heard)
+    assert heard == [("parameters", int(LoggingSeverity.WARN),
+                      f"parameters stay as they were: {result.reason}")]
 
 
 def test_changes_that_only_fit_together_are_made_together(node, server):
