@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .errors import ConfigurationError, SpecpruneError
 from .processes import ProcessGroup
+from .types import DTYPES
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("checkpoint", "vla_node",
              "directory of the policy, or the name of one that is installed with the package"),
     Argument("device", "vla_node", "torch device: cpu, cuda, cuda:1, ..."),
-    Argument("dtype", "vla_node", "type of the weights", ("float32", "bfloat16", "float16")),
+    Argument("dtype", "vla_node", "type of the weights", DTYPES),
     Argument("pruning", "vla_node",
              "pruning preset (specprune, paper_v1, paper_icml, release, off) or method; off keeps "
              "every token"),

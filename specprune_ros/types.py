@@ -11,6 +11,9 @@ from typing import Mapping
 
 import numpy as np
 
+#: Types of the weights that :func:`specprune_ros.policy.load_policy` takes.
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
 
 class Mode(IntEnum):
     """Mode of the action-aware controller; the values are those of ActionChunk.msg."""

@@ -205,20 +205,23 @@ def test_humble_is_kept_on_the_machine_by_its_own_variable():
 
 
 def test_a_closed_lock_frees_the_domain(monkeypatch):
-    monkeypatch.setattr(bringup, "_DOMAINS", [97])
     domain, lock = reserve_domain()
-    assert domain == 97
+    monkeypatch.setattr(bringup, "_DOMAINS", [domain])  # one that no other test is using
     with pytest.raises(ConfigurationError, match="ROS_DOMAIN_ID"):
         reserve_domain()
     lock.close()
-    reserve_domain()[1].close()
+    again, lock = reserve_domain()
+    lock.close()
+    assert again == domain
 
 
 def test_what_a_killed_run_has_left_behind_is_not_shared(monkeypatch):
     """Its first participant is gone, another of its processes is still there."""
-    monkeypatch.setattr(bringup, "_DOMAINS", [96])
+    domain, lock = reserve_domain()
+    monkeypatch.setattr(bringup, "_DOMAINS", [domain])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as orphan:
-        orphan.bind(("", 7400 + 250 * 96 + 10 + 2 * 3))  # participant 3
+        orphan.bind(("", 7400 + 250 * domain + 10 + 2 * 3))  # participant 3
+        lock.close()
         with pytest.raises(ConfigurationError, match="no free ROS domain"):
             reserve_domain()
     reserve_domain()[1].close()

@@ -15,6 +15,7 @@ from specprune_ros.policy import Policy, load_policy
 from specprune_ros.share import checkpoint_dir
 from specprune_ros.sim.libero import SUITES as LIBERO_SUITES
 from specprune_ros.sim.libero.suites import PYTHON_VARIABLE
+from specprune_ros.types import DTYPES
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
                        help="OpenVLA-OFT checkpoint: a directory, or the name of one that comes "
                             "with the package (without it: the trained one)")
     group.add_argument("--device", default="cpu", help="torch device")
-    group.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
-                       help="type of the weights")
+    group.add_argument("--dtype", default="float32", choices=DTYPES,
+                       help="type of the weights; auto: bfloat16 where the device is fast with it")
     group.add_argument("--unnorm-key", metavar="KEY", help="data set whose statistics are used")
     group.add_argument("--chunk-length", type=_positive, default=8, metavar="C",
                        help="actions per query that the checkpoint was trained for")

@@ -16,6 +16,7 @@ from specprune_ros.bench.streams import SPEEDS
 from specprune_ros.bench.table import show
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.runtime.choice import RUNTIMES
+from specprune_ros.types import DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                            "device; or a checkpoint directory")
     what.add_argument("--arms", default=DEFAULT, help="; ".join(
         f"{arm.name}: {arm.text}" for arm in ARMS.values()))
-    what.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"),
+    what.add_argument("--dtype", choices=DTYPES,
                       help="without it: float32 on cpu, as evaluations run, bfloat16 on cuda; "
                            "auto: bfloat16 where the processor has instructions for it")
     what.add_argument("--runtime", choices=RUNTIMES, default="auto", help="of the arms b and d")

@@ -4,14 +4,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..types import DTYPES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="", metavar="DIR",
                         help="directory of the policy, or the name of an installed one (without "
                              "it: the one that comes with the package)")
     parser.add_argument("--device", default="cpu", metavar="D", help="torch device")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
-                        help="type of the weights")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES,
+                        help="type of the weights; auto: bfloat16 where the device is fast with it")
     parser.add_argument("--unnorm-key", metavar="KEY", help="data set whose statistics are used")
     parser.add_argument("--cameras", nargs="+", default=["primary", "wrist"], metavar="NAME",
                         help="as the parameter of vla_node")

@@ -4,6 +4,8 @@ from __future__ import annotations
 import argparse
 import time
 
+import torch
+
 from ..policy import Policy, load_policy
 from ..preflight import Finding, Level, check_policy, check_query
 from ..preflight.checkpoint import check_tokenizer, check_unnorm_key
@@ -12,6 +14,7 @@ from ..preflight.memory import check_memory, memory_need
 from ..share import checkpoint_dir
 from ..vla.openvla_oft.config import read_model_config
 from ..vla.openvla_oft.files import read_checkpoint_files
+from ..vla.openvla_oft.model import resolve_dtype
 from ..vla.registry import backbone_names
 from . import dds, host
 
@@ -44,7 +47,8 @@ def _checkpoint(args: argparse.Namespace) -> list[Finding]:
         return ok("files", f"{path}: {len(found.tensors)} tensors, {size / 2**20:.0f} MiB")
 
     def memory() -> Finding:
-        return check_memory(memory_need(read["files"], read["config"], args.dtype,
+        dtype = resolve_dtype(args.dtype, torch.device(args.device))
+        return check_memory(memory_need(read["files"], read["config"], dtype,
                                         len(args.cameras), args.chunk_length * 7), args.device)
 
     findings = run_checks([("files", files)])

@@ -12,7 +12,6 @@ from ..vla.openvla_oft.config import ModelConfig
 from ..vla.openvla_oft.files import CheckpointFiles
 from .findings import Finding, fail, ok, warn
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TIGHT = 0.8  # of what is free
 _TEXT_TOKENS = 128
 _GIB = 2**30
@@ -33,10 +32,10 @@ class Need:
         return self.weights + self.activations
 
 
-def memory_need(files: CheckpointFiles, config: ModelConfig, dtype: str, cameras: int,
+def memory_need(files: CheckpointFiles, config: ModelConfig, dtype: torch.dtype, cameras: int,
                 action_tokens: int = 56) -> Need:
     """What a checkpoint takes in ``dtype``: an upper estimate, as some tensors are not loaded."""
-    size = _BYTES[dtype]
+    size = dtype.itemsize
     values = sum(math.prod(entry.shape) for entry in files.tensors.values())
     # The heads are pickled files, as large as their tensors; published in bfloat16.
     heads = sum(path.stat().st_size for path in files.heads.values()) // 2

@@ -117,7 +117,7 @@ class StaticConfig:
     """
 
     local_layers: tuple[int, ...] = (0, 1)
-    interim_factor: int = 2
+    interim_factor: int = 0
     global_layers: tuple[int, ...] = (14, 30)
     global_rows: Literal["instruction", "readout"] = "readout"
     global_budget: Literal["this", "previous"] = "this"

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from ..errors import ConfigurationError
 from ..pruning.config import SpecPruneConfig
+from ..types import DTYPES
 from ..vla.openvla_oft.model import WEIGHTS
 from .conversions import ROTATIONS
 from .guard_parameters import GUARD_PARAMETERS, guard_limits
@@ -26,7 +27,7 @@ VLA_PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec("device", "cpu", "Torch device: cpu, cuda, cuda:1.", _UNCONFIGURED),
     ParameterSpec("dtype", "float32", "Type of weights and arithmetic; auto is bfloat16 where the "
                   "device has instructions for it, else float32.", _UNCONFIGURED,
-                  choices=("float32", "bfloat16", "float16", "auto")),
+                  choices=DTYPES),
     ParameterSpec("num_threads", 0, "CPU threads of torch; 0 leaves torch's own choice.",
                   _UNCONFIGURED, 0, 1024),
     ParameterSpec("unnorm_key", "", "Key of dataset_statistics.json that un-normalises actions; "

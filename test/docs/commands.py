@@ -205,6 +205,10 @@ SMALL = {
     "train": "--samples 4 --batch 2 --vision-share 0 --image-size 112 --size layers=2",
     "analyze options": "--max-queries 2",
     "analyze hitrate": "--max-queries 2",
+    "analyze sensitivity": "--max-queries 2",
+    "analyze ablation": "--max-queries 2 --episodes 1 --max-steps 8",
+    "analyze overhead": "--max-queries 2",
+    "analyze roofline": "--max-queries 2",
     "analyze thresholds": "--max-queries 2 --episodes 1 --max-steps 8 --factors 1",
 }
 

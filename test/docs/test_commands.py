@@ -226,5 +226,6 @@ def test_slow_commands_run(page, tmp_path, environment):
     """As a reader runs them: in order, each a process, in one folder."""
     for name in ("bag", "out/bag", "my_bag", "test_bag"):  # what a reader has recorded
         shutil.copytree(ROOT / "test/data/tabletop_bag", tmp_path / name)
+    (tmp_path / "models").symlink_to(ROOT / "models")  # of the clone that the reader is in
     for command in of_page(page, SLOW):
         run(argv_of(command), command, tmp_path, environment)

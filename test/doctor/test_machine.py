@@ -198,11 +198,11 @@ def sizes(tiny_dir):
 
 
 def test_need_follows_the_sizes(sizes, tiny_dir, policy):
-    single, double = (memory_need(*sizes, dtype, 2) for dtype in ("bfloat16", "float32"))
+    single, double = (memory_need(*sizes, dtype, 2) for dtype in (torch.bfloat16, torch.float32))
     assert double.weights == 2 * single.weights
     loaded = sum(p.numel() for p in policy.model.parameters()) * 4
     assert loaded <= double.weights <= 1.3 * loaded  # some tensors are not loaded
-    assert memory_need(*sizes, "float32", 4).activations > double.activations
+    assert memory_need(*sizes, torch.float32, 4).activations > double.activations
 
 
 @pytest.mark.parametrize("free, level", [(8.0, OK), (3.0, WARN), (1.0, FAIL)])

@@ -206,7 +206,9 @@ def test_fills_with_the_next_best_and_trims_the_least_urgent(
 ):
     """Sizes other than the union's: nothing but patches goes, counts are right, members first."""
     depth = 8
-    config = replace(preset("specprune"), budgets=same_budgets(budget), first_query="prune")
+    config = preset("specprune")
+    config = replace(config, budgets=same_budgets(budget), first_query="prune",
+                     static=replace(config.static, interim_factor=2))
     schedule, shape = config.schedule(depth), FixedShape.of(of, tile)
     known = context(of, depth, query_number=1, **scene(of, seed, "step"))
     exact = SpecPrune(config).begin(known)
@@ -287,11 +289,11 @@ def lengths_at_7b(mode: Mode, prompt: int = 34, prompt_tile: int = 1, **options)
 
 
 def test_lengths_of_the_default_at_7b():
-    """93 other rows and budgets of 220 patches: 320 rows; shrinking by a tenth of the patches."""
+    """93 other rows and budgets of 152 patches: 256 rows; shrinking by a tenth of the patches."""
     coarse = lengths_at_7b(Mode.COARSE)
-    assert coarse == FixedLengths((448,), 320, (304, 288, 272, 240))
+    assert coarse == FixedLengths((605,), 256, (240, 224, 224, 208))
     fine = lengths_at_7b(Mode.FINE)
-    assert fine.static == 448 and fine.interim == (576,)
+    assert fine.static == 384 and fine.interim == (605,)
     assert all(c <= f for c, f in zip(coarse.dynamic, fine.dynamic))
 
 

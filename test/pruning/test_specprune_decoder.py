@@ -290,11 +290,11 @@ def test_a_pruned_token_has_no_influence_after_its_layer(name, how):
     assert [clean.positions(l) for l in range(8)] == [tampered.positions(l) for l in range(8)]
 
 
-def test_a_token_pruned_after_layer_0_counts_in_layer_0():
+def test_a_token_counts_in_the_speculation_layers():
     """Invariant 4, the other side: until it is pruned, a token does have an influence."""
     of = layout()
     clean = run(pruner(), of, **moved(of))
-    gone = min(set(of.visual) - clean.visual(1))
+    gone = min(set(of.visual) - clean.visual(2))
     x = embeddings(of)
     x[:, gone] += 0.5
     changed = run(pruner(), of, x, **moved(of))
@@ -360,7 +360,7 @@ def test_no_visual_token_left_is_a_valid_query():
     """Invariant 14: with nothing to keep the decoder runs on the other tokens alone."""
     of = layout()
     result = run(pruner(budget=Budget(0, 0, 0), floor=0), of, **moved(of))
-    assert result.visual(1) == set()
+    assert result.visual(2) == set()
     assert torch.isfinite(result.output.states).all()
     assert [c.kept_static for c in result.result.cameras] == [0, 0]
 

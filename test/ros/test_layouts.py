@@ -41,8 +41,11 @@ def name_of(kind, folder):
     return f"{kind.__module__.split('.')[0]}/{folder}/{kind.__name__}"
 
 
-def check_field(topics, topic, fields):
-    """Fail unless the topic is there and has a numeric field of this dotted path."""
+def check_field(topics, topic, fields, every=False):
+    """Fail unless the topic is there and has a numeric field of this dotted path.
+
+    every: [:], each element of an array, is understood.
+    """
     assert topic in topics, f"{topic} is published by nobody: {sorted(topics)}"
     package, _, name = topics[topic].split("/")
     kind = getattr(import_module(f"{package}.msg"), name)
@@ -51,7 +54,9 @@ def check_field(topics, topic, fields):
         known = kind.get_fields_and_field_types()
         assert field in known, f"{topic} has no {field}: {sorted(known)}"
         assert bool(index) == ("sequence" in known[field]), f"{topic}.{part} is {known[field]}"
-        assert not index or re.fullmatch(r"-?\d+\]", index)
+        # No plot draws anything for an index from the end, [-1].
+        understood = re.fullmatch(r"\d+\]", index) or (every and index == ":]")
+        assert not index or understood, f"{topic}.{part}"
         kind = known[field]
     assert re.search(r"double|float|u?int\d+", kind), f"{topic}: {fields} is no number"
 
@@ -61,6 +66,12 @@ def check_field(topics, topic, fields):
 @pytest.fixture
 def foxglove():
     return json.loads((CONFIG / "foxglove_layout.json").read_text())
+
+
+def topic_and_fields(path):
+    """Of a message path: topic, dotted fields, and the field that a filter compares or None."""
+    topic, compared, fields = re.fullmatch(r"(/\w+)(?:\{(\w+)!=\d+\})?\.(.+)", path).groups()
+    return topic, fields.split("."), compared
 
 
 def panels_of(layout):
@@ -80,6 +91,20 @@ def test_foxglove_shows_every_panel_once(foxglove):
                      "CallService"}
 
 
+def test_foxglove_reads_the_titles(foxglove):
+    """A panel has its title under this key; it ignores ``title``."""
+    for name, config in foxglove["configById"].items():
+        assert "title" not in config, name
+        assert config["foxglovePanelTitle"], name
+
+
+def test_foxglove_plots_show_the_whole_of_a_recording(foxglove):
+    """A plot that follows the last seconds stays where a file began, in Lichtblick 1.10.8."""
+    plots = [config for name, config in foxglove["configById"].items() if name.startswith("Plot")]
+    assert len(plots) == 3
+    assert not any("followingViewWidth" in plot for plot in plots)
+
+
 def test_foxglove_names_topics_fields_and_services_that_exist(foxglove, offered):
     topics, services = offered
     for name, config in foxglove["configById"].items():
@@ -88,8 +113,10 @@ def test_foxglove_names_topics_fields_and_services_that_exist(foxglove, offered)
             assert topics[config["imageMode"]["imageTopic"]] == "sensor_msgs/msg/Image"
         elif kind in ("Plot", "StateTransitions"):
             for path in config["paths"]:
-                topic, *fields = path["value"].split(".")
-                check_field(topics, topic, fields)
+                topic, fields, compared = topic_and_fields(path["value"])
+                check_field(topics, topic, fields, every=kind == "Plot")
+                if compared:
+                    check_field(topics, topic, [compared])
                 assert path["timestampMethod"] == "receiveTime"
                 assert kind != "Plot" or path["enabled"] is True
         elif kind == "3D":
@@ -108,6 +135,9 @@ def test_foxglove_says_what_the_numbers_of_a_state_mean(foxglove):
     assert labels["/prune_stats.mode"].endswith("0 coarse, 1 fine")
     assert (ActionChunk.POLICY, ActionChunk.DENSE, ActionChunk.HOLD) == (0, 1, 2)
     assert labels["/action_chunk.source"].endswith("0 policy, 1 dense, 2 hold")
+    # A hold chunk took no inference: its time of 0 is no time of a query.
+    latency = [path["value"] for path in foxglove["configById"]["Plot!latency"]["paths"]]
+    assert f"/action_chunk{{source!={ActionChunk.HOLD}}}.inference_time" in latency
 
 
 # --- rqt ------------------------------------------------------------------------------------------
