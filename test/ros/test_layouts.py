@@ -41,10 +41,10 @@ def name_of(kind, folder):
     return f"{kind.__module__.split('.')[0]}/{folder}/{kind.__name__}"
 
 
-def check_field(topics, topic, fields, every=False):
+def check_field(topics, topic, fields, index_forms=r"\d+"):
     """Fail unless the topic is there and has a numeric field of this dotted path.
 
-    every: [:], each element of an array, is understood.
+    index_forms: pattern of the indices that the tool understands.
     """
     assert topic in topics, f"{topic} is published by nobody: {sorted(topics)}"
     package, _, name = topics[topic].split("/")
@@ -54,8 +54,7 @@ def check_field(topics, topic, fields, every=False):
         known = kind.get_fields_and_field_types()
         assert field in known, f"{topic} has no {field}: {sorted(known)}"
         assert bool(index) == ("sequence" in known[field]), f"{topic}.{part} is {known[field]}"
-        # No plot draws anything for an index from the end, [-1].
-        understood = re.fullmatch(r"\d+\]", index) or (every and index == ":]")
+        understood = re.fullmatch(rf"({index_forms})\]", index)
         assert not index or understood, f"{topic}.{part}"
         kind = known[field]
     assert re.search(r"double|float|u?int\d+", kind), f"{topic}: {fields} is no number"
@@ -114,7 +113,9 @@ def test_foxglove_names_topics_fields_and_services_that_exist(foxglove, offered)
         elif kind in ("Plot", "StateTransitions"):
             for path in config["paths"]:
                 topic, fields, compared = topic_and_fields(path["value"])
-                check_field(topics, topic, fields, every=kind == "Plot")
+                # Nothing is drawn for an index from the end, [-1]; a plot takes all, [:].
+                check_field(topics, topic, fields,
+                            index_forms=r"\d+|:" if kind == "Plot" else r"\d+")
                 if compared:
                     check_field(topics, topic, [compared])
                 assert path["timestampMethod"] == "receiveTime"
@@ -209,7 +210,7 @@ def test_rqt_names_topics_and_fields_that_exist(perspective, offered):
             assert topics[settings["topic"]] == "sensor_msgs/msg/Image"
         for path in settings.get("topics", ()):
             topic, *fields = path.removeprefix("/").split("/")
-            check_field(topics, f"/{topic}", fields)
+            check_field(topics, f"/{topic}", fields, index_forms=r"-?\d+")
             plotted.append(path)
         if "current_service_name" in settings:
             assert settings["current_service_name"] in services
