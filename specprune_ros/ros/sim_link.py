@@ -155,21 +155,34 @@ class PolicyLink:
         """The chunk that :meth:`expect` asked for; ``republish`` is called at every time-out.
 
         A hold of that stamp is one: vla_node has no other answer to the observation. Where it has
-        answered another one since (it tried again after a hold, or somebody started an episode),
-        its next query would be due after this observation: then it is asked to start anew.
+        answered another one since (it tried again after a hold), its next query would be due after
+        this observation: then it is asked to start anew. So it is, at once, where somebody else
+        has started an episode: then the observation is forgotten, or the next query due elsewhere.
         """
-        while not self.spin_until(lambda: self._newest is not None, self._timeout):
-            self._complain("chunk", f"no chunk for the observation at "
-                           f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
-                           f"{self._policy_state()}; publishing it again")
-            if self._seen_ns > self._answered_ns:
+        while True:
+            interrupted = self.spin_until(
+                lambda: self._newest is not None or self._left_behind(), self._timeout)
+            if self._newest is not None:
+                break
+            if interrupted:
+                self._log.info("vla_node has started another episode; the world goes on in it")
+            else:
+                self._complain("chunk", f"no chunk for the observation at "
+                               f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
+                               f"{self._policy_state()}; publishing it again")
+            if interrupted or self._seen_ns > self._answered_ns:
                 self._seen_ns = 0
-                self._episode = reset_number(self._call_reset() or "") or self._episode
+                known = self._status.episode if interrupted else self._episode
+                self._episode = reset_number(self._call_reset() or "") or known
             republish()
         self._content("chunks arrive again")
         chunk, self._newest = self._newest, None
         self._answered_ns = chunk.stamp_ns
         return chunk
+
+    def _left_behind(self) -> bool:
+        """Whether vla_node is in a later episode than the one this node has begun."""
+        return 0 < self._episode < (self._status.episode if self._status else 0)
 
     def take_newest(self) -> PlayableChunk | None:
         """The newest chunk that has arrived since the last call, None without one."""

@@ -62,13 +62,17 @@ class ScriptedPolicy:
     def publish(self, message):
         self._chunks.publish(message)
 
+    def report(self, **fields):
+        """Publish a VlaStatus with the instruction and these fields."""
+        self._status.publish(VlaStatus(instruction=self.instruction, **fields))
+
     def answer(self, stamp, **changes):
         self.publish(chunk_message(stamp, **{"instruction": self.instruction, **changes}))
 
     def _instruct(self, message):
         self.instruction = message.data
         self.events.append(("instruction", message.data))
-        self._status.publish(VlaStatus(instruction=message.data))
+        self.report()
 
     def _reset(self, _request, response):
         self.resets += 1

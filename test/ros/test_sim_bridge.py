@@ -291,6 +291,25 @@ def test_a_policy_that_is_out_of_step_is_asked_to_start_anew(bench):
     assert bench.policy.statuses[-1].chunks == 3
 
 
+def test_an_episode_that_somebody_else_starts_stops_nothing(bench):
+    """As by a button: what is waited for is forgotten there, and asked for again at once."""
+    policy = bench.policy
+    policy.reset_message = lambda: reset_answer(policy.resets + (policy.resets > 1), 10**12)
+
+    def answer(policy, stamp, count):
+        if policy.resets == 1 and count == 9:
+            policy.report(episode=2)
+        elif (count - 1) % 8 == 0:
+            policy.answer(stamp)
+
+    policy.on_image = answer
+    bench.start(chunk_timeout=30.0)
+    assert bench.finish() == 0
+    assert policy.resets == 2 and policy.statuses[-1].chunks == 3
+    assert "another episode" in bench.log()
+    assert "no chunk for the observation" not in bench.log()
+
+
 def test_age_of_an_observation_is_from_its_publication_to_its_chunk(bench):
     def answer(policy, stamp, count):
         if (count - 1) % 8 == 0:
