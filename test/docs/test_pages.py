@@ -50,6 +50,8 @@ def test_links_lead_to_files_and_headings(page):
         if of(there) in OPTIONAL and not there.exists():
             continue
         assert there.exists(), target
+        if of(page).startswith("docs/") and there.suffix == ".md":  # Sphinx knows no others
+            assert there.is_relative_to(ROOT / "docs"), target
         if anchor:
             assert anchor in anchors(there), target
 
