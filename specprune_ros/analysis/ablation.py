@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def variants(config: SpecPruneConfig) -> dict[str, dict[str, Variant]]:
     """Groups of variants by label. The first group is the frame of reference: nothing pruned, the
-    preset, and the preset with none of its sets (no visual token survives the first layer)."""
+    preset, and the preset with none of its sets: no patch survives its speculation layers."""
 
     def static(**changes) -> SpecPruneConfig:
         return replace(config, static=replace(config.static, **changes))
