@@ -47,7 +47,9 @@ def _checkpoint(args: argparse.Namespace) -> list[Finding]:
         return ok("files", f"{path}: {len(found.tensors)} tensors, {size / 2**20:.0f} MiB")
 
     def memory() -> Finding:
-        dtype = resolve_dtype(args.dtype, torch.device(args.device))
+        # A device that does not exist is for the line "policy" to name.
+        kind = "cuda" if args.device.partition(":")[0] == "cuda" else "cpu"
+        dtype = resolve_dtype(args.dtype, torch.device(kind))
         return check_memory(memory_need(read["files"], read["config"], dtype,
                                         len(args.cameras), args.chunk_length * 7), args.device)
 
