@@ -11,7 +11,7 @@ import numpy as np
 from specprune_ros.sim.tabletop.suites import SUITES
 from specprune_ros.sim.tabletop.world import TabletopSimulator
 
-FAR = 0.265  # m
+FAR = 0.267  # m
 
 
 class EasyWorld(TabletopSimulator):
