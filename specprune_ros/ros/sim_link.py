@@ -158,7 +158,9 @@ class PolicyLink:
         answered another one since (it tried again after a hold), its next query would be due after
         this observation: then it is asked to start anew. So it is, at once, where somebody else
         has started an episode: then the observation is forgotten, or the next query due elsewhere.
+        But only once: the answer to that may come late, and each reset ends a query.
         """
+        asked = False
         while True:
             interrupted = self.spin_until(
                 lambda: self._newest is not None or self._left_behind(), self._timeout)
@@ -170,10 +172,11 @@ class PolicyLink:
                 self._complain("chunk", f"no chunk for the observation at "
                                f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
                                f"{self._policy_state()}; publishing it again")
-            if interrupted or self._seen_ns > self._answered_ns:
-                self._seen_ns = 0
-                known = self._status.episode if interrupted else self._episode
-                self._episode = reset_number(self._call_reset() or "") or known
+            if interrupted:
+                self._episode = self._status.episode
+            if (interrupted and not asked) or self._seen_ns > self._answered_ns:
+                self._seen_ns, asked = 0, True
+                self._episode = reset_number(self._call_reset() or "") or self._episode
             republish()
         self._content("chunks arrive again")
         chunk, self._newest = self._newest, None
