@@ -51,6 +51,7 @@ def paper_v1() -> SpecPruneConfig:
         name="paper_v1",
         budgets=CameraBudgets(coarse, fine, coarse, fine),
         static=StaticConfig(
+            interim_factor=0,  # its FLOPs model counts two full layers
             direction="vision_to_text",
             global_layers=(31,),
             global_rows="instruction",
@@ -80,6 +81,7 @@ def paper_icml() -> SpecPruneConfig:
         name="paper_icml",
         budgets=CameraBudgets(coarse, fine, coarse, fine),
         static=StaticConfig(
+            interim_factor=0,
             direction="vision_to_text",
             global_layers=(14, 31),
             global_rows="instruction",

@@ -45,6 +45,7 @@ def test_constants_of_the_papers():
     for config in (v1, icml):
         assert config.static.direction == "vision_to_text"
         assert config.static.similarity == "cosine"
+        assert config.static.interim_factor == 0  # two full layers
         assert config.static.dynamic_rule == "lowest"
         assert not config.static.compare_last_query
         assert config.dynamic.prune_layers == (5, 10, 15, 20)
