@@ -30,7 +30,7 @@ def _weights_by_place(n: int, slope: float | None, device: torch.device) -> torc
     return weights / weights.sum()
 
 
-def _entropy(rows: torch.Tensor) -> torch.Tensor:
+def mean_entropy(rows: torch.Tensor) -> torch.Tensor:
     """Mean over rows [Q, n] of the entropy (nats) of each, renormalised over the visual tokens."""
     p = rows.double()
     p = p / p.sum(-1, keepdim=True).clamp_min(1e-300)
@@ -43,14 +43,14 @@ def entropy_confidence(rows: torch.Tensor) -> torch.Tensor:
     n = rows.shape[-1]
     if n <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    return 1.0 / (_entropy(rows) / math.log(n)).clamp_min(LEAST_ENTROPY)
+    return 1.0 / (mean_entropy(rows) / math.log(n)).clamp_min(LEAST_ENTROPY)
 
 
 def entropy_nats_confidence(rows: torch.Tensor) -> torch.Tensor:
     """1 / mean entropy of rows [Q, n], as the paper's second version prints it."""
     if rows.shape[-1] <= 1:
         return torch.ones((), dtype=torch.float64, device=rows.device)
-    return 1.0 / _entropy(rows).clamp_min(LEAST_ENTROPY)
+    return 1.0 / mean_entropy(rows).clamp_min(LEAST_ENTROPY)
 
 
 def mean_std_confidence(rows: torch.Tensor) -> torch.Tensor:

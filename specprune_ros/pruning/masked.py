@@ -3,7 +3,12 @@ from __future__ import annotations
 
 import torch
 
-from specprune_ros.pruning.dynamic import EPS, LEAST_ENTROPY, SCALE_FREE_SLOPE
+from specprune_ros.pruning.dynamic import (
+    EPS,
+    LEAST_ENTROPY,
+    SCALE_FREE_SLOPE,
+    mean_entropy,
+)
 
 
 def masked_rank_weights(
@@ -27,8 +32,7 @@ def masked_confidence(rows: torch.Tensor, counts: torch.Tensor, kind: str) -> to
         mean = rows.sum() / size
         variance = (torch.where(counts, rows - mean, 0.0) ** 2).sum() / size
         return torch.where(n > 0, mean / (variance.sqrt() + EPS), 1.0)
-    p = rows / rows.sum(-1, keepdim=True).clamp_min(1e-300)
-    entropy = torch.special.entr(p).sum(-1).mean()
+    entropy = mean_entropy(rows)
     if kind == "entropy":
         entropy = entropy / n.double().clamp_min(2).log()
     return torch.where(n > 1, 1.0 / entropy.clamp_min(LEAST_ENTROPY), 1.0)
