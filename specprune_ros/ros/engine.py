@@ -267,14 +267,14 @@ class Engine:
 
     def _finish(self, job: Job, outcome: Outcome) -> Published | None:
         self.responder.query_since = None
-        wanted = self._wanted(job)
+        wanted, now = self._wanted(job), self._callbacks.now()
         if wanted:
-            outcome = self.responder.judged_again(job, outcome)
+            outcome = self.responder.judged_again(job, outcome, now)
         success = not outcome.errors or outcome.result is not None
         self.planner.finished(job, success, outcome.replan)
         if job.query is not None:
             self.counters.queries += 1
-        published = self.responder.answer(job, outcome, wanted)
+        published = self.responder.answer(job, outcome, wanted, now)
         if published is not None:
             self._runner.commit(published.result)
         return published

@@ -63,7 +63,7 @@ class Responder:
                            f"watchdog.inference_deadline ({deadline} s)")
         return self.safety.judge(job, chunk, self._callbacks.now())
 
-    def judged_again(self, job: Job, outcome: Outcome) -> Outcome:
+    def judged_again(self, job: Job, outcome: Outcome, now: int) -> Outcome:
         """An outcome whose chunk the guard still passes, or one of an error in its place.
 
         The clock, the arm or a limit may have moved on since the chunk was judged: what is
@@ -71,7 +71,7 @@ class Responder:
         """
         if outcome.result is None:
             return outcome
-        verdict = self.safety.judge(job, outcome.result.chunk, self._callbacks.now())
+        verdict = self.safety.judge(job, outcome.result.chunk, now)
         if verdict.accepted:
             return outcome
         refused = RefusedChunk(verdict.rule, verdict.reason)
@@ -83,10 +83,11 @@ class Responder:
         elapsed = self._callbacks.now() - since if since is not None else 0
         return elapsed <= job.settings["watchdog.inference_deadline"] * 1e9
 
-    def answer(self, job: Job, outcome: Outcome, wanted: bool) -> Published | None:
+    def answer(self, job: Job, outcome: Outcome, wanted: bool, now: int) -> Published | None:
         """Publish what a query gave, or a hold in its place; returns what was published.
 
-        ``wanted``: whether the node still is where it was when the query began.
+        ``wanted``: whether the node still is where it was when the query began. ``now``: the time
+        at which the guard judged; the clock itself may be set at any moment, by another thread.
         """
         result = outcome.result
         if result is None and outcome.errors:
@@ -95,7 +96,6 @@ class Responder:
         self._note_success(job)
         if result is None or not wanted:
             return None
-        now = self._callbacks.now()
         if result.source is Source.DENSE and outcome.errors:
             self.safety.counters.dense_fallbacks += 1
             self._callbacks.warn(f"dense in the place of pruned: {outcome.errors[0]}")

@@ -1,10 +1,13 @@
 """What vla_node publishes when something is wrong: dense, hold, or nothing until somebody looks."""
 import math
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
+from rclpy.clock import ClockType
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.time import Time
 from specprune_ros.msg import ActionChunk, VlaStatus
 from vla_bench import Bench
 from vla_rig import PERIOD, rows
@@ -247,6 +250,24 @@ def test_clock_that_steps_after_the_guard_has_judged_makes_the_chunk_stale(bench
     bench.rig.until(lambda: bench.rig.status.failures == bench.rig.status.rejected == 1)
     chunk, _ = bench.rig.query()  # the refused query left no trace
     assert (chunk.episode, chunk.query_number) == (first.episode, first.query_number + 1)
+
+
+def test_stats_have_the_age_that_the_guard_judged(bench, monkeypatch):
+    """Also where the clock is set between its verdict and the publication."""
+    safety = bench.node._engine.responder.safety
+    judge, asked = safety.judge, count(1)
+
+    def judge_then_step(job, chunk, now):
+        verdict = judge(job, chunk, now)
+        if next(asked) == 2:  # the verdict of the publication
+            bench.node.get_clock().set_ros_time_override(
+                Time(nanoseconds=now + 9 * PERIOD, clock_type=ClockType.ROS_TIME))
+        return verdict
+
+    monkeypatch.setattr(safety, "judge", judge_then_step)
+    _, stats = bench.rig.query()
+    assert next(asked) == 3
+    assert stats.observation_age == 0.0
 
 
 def test_camera_that_lags_by_200_ms_gives_a_hold_then_a_latch(ros):
