@@ -39,7 +39,7 @@ def test_a_suite_is_played_over_topics(ros, processes, libero_site, monkeypatch,
     log = bridge.log.read_text()
     assert bridge.returncode == 0, log
     assert "2 episodes, " in log and " 0 rejected, " in log
-    assert ros.spin_until(lambda: statuses and statuses[-1].done, 10)
+    assert ros.spin_until(lambda: statuses and statuses[-1].done)
     assert {status.suite for status in statuses} == {"libero_10"}
     assert {(s.episode, s.init_state, s.instruction) for s in statuses} == {
         (0, 1, "put both in the basket"), (1, 2, "turn on the stove")}

@@ -35,7 +35,7 @@ def run(ros, processes):
     bridge = started["sim_bridge_node"]
     assert ros.spin_until(lambda: bridge.poll() is not None, 200), bridge.log.read_text()
     assert bridge.returncode == 0, bridge.log.read_text()
-    assert ros.spin_until(lambda: statuses and statuses[-1].done, 10)
+    assert ros.spin_until(lambda: statuses and statuses[-1].done)
     processes.stop()
     assert started["vla_node"].returncode == 0, started["vla_node"].log.read_text()
     return {stamp: (chunks[stamp], stats[stamp]) for stamp in chunks if stamp in stats}
