@@ -81,10 +81,10 @@ class _TimedAttention:
         self.positions, self.key_positions = inner.positions, inner.key_positions
 
     def weights(
-        self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
+        self, rows: torch.Tensor | slice, keys: torch.Tensor | slice | None = None
     ) -> torch.Tensor:
         began = self._pruner.now()
-        result = self._inner.weights(query_positions, keys)
+        result = self._inner.weights(rows, keys)
         self._pruner.seconds["scoring"] += self._pruner.now() - began
         return result
 

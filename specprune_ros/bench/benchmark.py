@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     queries.add_argument("--size", type=int, default=256, help="edge of the camera pictures, px")
     queries.add_argument("--prompt-tokens", type=int, default=34, help="after BOS")
     queries.add_argument("--queries", type=int, metavar="N",
-                         help="timed queries of each arm (without it: 9 on cpu, 100 on cuda)")
+                         help="timed queries of each arm (without it: 15 on cpu, 100 on cuda)")
     queries.add_argument("--threads", type=int, default=1, help="CPU threads of the numerics")
     queries.add_argument("--seed", type=int, default=0, help="of weights and pictures")
     results = parser.add_argument_group("results")

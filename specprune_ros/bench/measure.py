@@ -49,13 +49,14 @@ class ArmTimes:
         self.runtime = report.runtime
 
 
-def statistics(values: Sequence[float]) -> dict[str, float] | None:
-    """median, iqr (distance of the quartiles), p95, n; None without values."""
+def statistics(values: Sequence[float]) -> dict[str, Any] | None:
+    """median, iqr (distance of the quartiles), p95, n, and the values in the order of the rounds;
+    None without values."""
     if not values:
         return None
     low, middle, high, tail = np.percentile(values, [25, 50, 75, 95])
     return {"median": float(middle), "iqr": float(high - low), "p95": float(tail),
-            "n": len(values)}
+            "n": len(values), "values": [round(float(value), 4) for value in values]}
 
 
 def run(

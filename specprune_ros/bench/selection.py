@@ -36,24 +36,24 @@ class Stopwatch:
         self._parts.append({part: 1e3 * self._pruner.seconds[part] for part in _PARTS})
 
     def shares(self, times: Mapping[str, ArmTimes], depth: int) -> dict[str, Any]:
-        """Shares, and the medians they come from.
+        """Shares, medians of those of each round, and the medians of the times.
 
         selection_of_layer: scoring and selection, mean over the layers that score or select, over
         the dense decoder's time per layer (arm b). selection_of_query: these, the comparison of
         frames, gathers and the update of history, over the whole query.
         """
-        medians = {part: float(np.median([p[part] for p in self._parts])) for part in _PARTS}
+        rounds = {part: np.array([p[part] for p in self._parts]) for part in _PARTS}
         layers = len(_layers(preset(_PRESET).schedule(depth)))
         dense = times.get("b")
         of_layer = None
         if dense is not None:
-            in_layers = sum(medians[part] for part in _IN_LAYERS) / layers
-            of_layer = in_layers / (float(np.median(dense.cpu)) / depth)
-        query = float(np.median(times[PROBE].query_cpu))
+            in_layers = sum(rounds[part] for part in _IN_LAYERS) / layers
+            of_layer = float(np.median(in_layers / (np.array(dense.cpu) / depth)))
+        query = np.array(times[PROBE].query_cpu)
         return {
             "selection_of_layer": of_layer,
-            "selection_of_query": sum(medians.values()) / query,
-            "selection_ms": medians,
+            "selection_of_query": float(np.median(sum(rounds.values()) / query)),
+            "selection_ms": {part: float(np.median(ms)) for part, ms in rounds.items()},
             "selection_layers": layers,
         }
 

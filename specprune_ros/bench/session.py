@@ -138,7 +138,7 @@ class Bench:
         if "d" in self.policies:
             extra = selection.watcher(self)
             streams[measure.PROBE] = self.stream(extra.policy)
-        queries, warm_ups = args.queries or (100 if self.cuda else 9), 20 if self.cuda else 0
+        queries, warm_ups = args.queries or (100 if self.cuda else 15), 20 if self.cuda else 0
         total = (queries + max(warm_ups, 2 * len(self._recordings))) * len(streams)
         with progress_bar("bench", total) as progress:
             times = measure.run(streams, queries, warm_ups, progress, extra and extra.note)

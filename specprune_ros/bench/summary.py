@@ -48,8 +48,10 @@ def withheld(arms: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def ratios(times: Mapping[str, ArmTimes], reason: str | None = None) -> dict[str, float | None]:
-    """Slower over faster. On the CPU plain names are of the decoder, ``query ...`` of the query; on
-    CUDA both are of the query. flops: dense over pruned, decoder. reason: why b/d is withheld.
+    """Slower over faster: medians of the ratios within each round, so that a machine that is slow
+    for a while is slow for both. On the CPU plain names are of the decoder, ``query ...`` of the
+    query; on CUDA both are of the query. flops: dense over pruned, decoder. reason: why b/d is
+    withheld.
     """
     found: dict[str, float | None] = {}
     for slow, fast in _PAIRS:
@@ -67,7 +69,7 @@ def ratios(times: Mapping[str, ArmTimes], reason: str | None = None) -> dict[str
 
 
 def _ratio(slow: ArmTimes, fast: ArmTimes, whole: bool) -> float:
-    def median(times: ArmTimes) -> float:
-        return float(np.median(times.cuda or (times.query_cpu if whole else times.cpu)))
+    def rounds(times: ArmTimes) -> np.ndarray:
+        return np.asarray(times.cuda or (times.query_cpu if whole else times.cpu))
 
-    return median(slow) / median(fast)
+    return float(np.median(rounds(slow) / rounds(fast)))

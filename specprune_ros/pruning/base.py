@@ -35,15 +35,16 @@ class Tokens(Protocol):
 class Attention(Protocol):
     """What a layer attended to: ``weights(rows)`` gives float32 [H, Q, m] over ``key_positions``.
 
-    With ``keys`` (absolute positions [K]) only those columns of the full rows are given, [H, Q, K];
-    for many rows this never holds the whole map.
+    With ``keys`` only those columns of the full rows are given, [H, Q, K]; for many rows this never
+    holds the whole map. Rows and keys are absolute positions, ascending, or a slice of those alive,
+    which need not be looked up.
     """
 
     positions: torch.Tensor
     key_positions: torch.Tensor
 
     def weights(
-        self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
+        self, rows: torch.Tensor | slice, keys: torch.Tensor | slice | None = None
     ) -> torch.Tensor: ...
 
 

@@ -86,7 +86,7 @@ def kept_count(visual: int, total: int, config: DynamicConfig) -> int:
 
 
 def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> torch.Tensor:
-    """Mask [n] of the ``keep`` tokens with the highest score.
+    """int64 [keep], ascending: which of the tokens [n] have the highest scores.
 
     Ties go to members of V_global (``protected`` [n] bool), then to the lower position, so that
     the same tokens are chosen on every device.
@@ -94,5 +94,4 @@ def highest_scored(scores: torch.Tensor, protected: torch.Tensor, keep: int) -> 
     by_membership = torch.sort(protected.to(torch.int8), descending=True, stable=True).indices
     ranked = scores.index_select(0, by_membership)
     by_score = torch.sort(ranked, descending=True, stable=True).indices
-    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    return mask.index_fill_(0, by_membership.index_select(0, by_score[:keep]), True)
+    return torch.sort(by_membership.index_select(0, by_score[:keep])).values

@@ -40,6 +40,16 @@ class QueryHistory:
     confidence: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Drop:
+    """What goes after a layer. before: patches that it had. chosen: those that stay, as indices
+    into them. rows: all that stays, as indices into the rows of the layer."""
+
+    before: int
+    chosen: torch.Tensor
+    rows: torch.Tensor
+
+
 class SpecPrune:
     """The method with its settings."""
 
@@ -52,7 +62,11 @@ class SpecPrune:
 
 
 class SpecPruneSession(PruneSession):
-    """One query. ``alive`` [n_cam, N] is the truth about which patches are still there."""
+    """One query. ``patches`` [n] is the truth about which patches are still there, by position.
+
+    On a CPU that works for others in between, each small operation takes longer than what it
+    computes: there are few of them here, and scores are kept for the patches alive only.
+    """
 
     def __init__(self, context: QueryContext, config: SpecPruneConfig) -> None:
         super().__init__(context)
@@ -63,21 +77,21 @@ class SpecPruneSession(PruneSession):
         self.budgets = [config.budgets.of(name, context.mode) for name in layout.cameras]
         self.history = usable_history(context, self.schedule)
         self.dense = is_dense_query(config, context, self.history)
-        self.alive = torch.ones(self.shape, dtype=torch.bool, device=device)
         empty = torch.zeros(self.shape, dtype=torch.bool, device=device)
         self.global_set = empty if self.dense else self._global_set(empty)
         self.dynamic_set = empty if self.dense else self._dynamic_set(empty)
         self.local_set = empty
-        self._pending: torch.Tensor | None = None  # rows to keep at the next layer
-        self._scores = torch.zeros(self.shape, dtype=torch.float64, device=device)
+        self._order = torch.arange(layout.length, device=device)
+        self.patches = self._order[layout.visual.start : layout.visual.stop]
+        self._scores = torch.zeros(layout.visual_tokens, dtype=torch.float64, device=device)
+        self._member = self.global_set.flatten()  # both of ``patches``
+        self._pending: _Drop | None = None
+        self._speculated: list[torch.Tensor] = []  # scores [n_cam, N] of the local layers so far
         self._dynamic_on = bool(self.schedule.prune) and not self.dense
-        self._kept_static: list[int] | None = None
-        self._kept_dynamic: list[list[int]] = []
+        self._kept_static = self.patches  # after the static stage
+        self._kept_dynamic: list[torch.Tensor] = []  # and after each dynamic one
         self._global_scores: dict[int, torch.Tensor] = {}
         self._confidence = dict(self.history.confidence) if self.history else {}
-        self._instruction = _positions(layout.instruction, device)
-        self._readout = _positions(layout.readout, device)
-        self._patches = _positions(layout.visual, device)  # positions of those alive, ascending
         self._seen: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
     # The three sets ------------------------------------------------------------------------
@@ -87,10 +101,8 @@ class SpecPruneSession(PruneSession):
         history, static = self.history, self.config.static
         if history is None or not static.use_global:
             return empty
-        chosen, every = empty.clone(), global_shares(self.config, self.context, history)
-        for scores, shares in zip(history.scores, every):
-            chosen |= top_k_per_camera(scores, shares)
-        return chosen
+        shares = global_shares(self.config, self.context, history)
+        return top_k_per_camera(history.scores, shares).any(0)
 
     def _dynamic_set(self, empty: torch.Tensor) -> torch.Tensor:
         """V_dynamic: patches that changed since the frames looked back at."""
@@ -116,8 +128,8 @@ class SpecPruneSession(PruneSession):
     def before_layer(self, layer: int, state: Tokens) -> Tokens:
         if self._pending is None:
             return state
-        keep, self._pending = self._pending, None
-        return state.select(keep)
+        drop, self._pending = self._pending, None
+        return state.select(drop.rows)
 
     def after_layer(self, layer: int, state: Tokens, attention: Attention) -> None:
         schedule = self.schedule
@@ -133,80 +145,100 @@ class SpecPruneSession(PruneSession):
             self._prune_dynamic(state)
 
     def _speculate(self, last: bool, state: Tokens, attention: Attention) -> None:
-        """V_local: top-K of this layer's scores among the survivors; drop after each layer."""
+        """V_local: the union of the top-K of each local layer's scores among the survivors; drop
+        after the last layer, or after each."""
         static = self.config.static
-        interim = self.local_set
         if static.use_local:
-            scores = self._text_scores(attention)
-            wanted = [budget.local for budget in self.budgets]
-            wide = [k * static.interim_factor for k in wanted]
-            chosen, interim = top_k_per_camera(scores, wanted, wide)
-            self.local_set = self.local_set | chosen
-            interim = interim | self.local_set
+            self._speculated.append(self._text_scores(attention))
         if static.interim_factor == 0 and not last:
             return
-        kept = self.global_set | self.dynamic_set | (self.local_set if last else interim)
-        self.alive = self.alive & kept
-        self._drop_dead(state)
+        kept = self.global_set | self.dynamic_set
+        if self._speculated:
+            wanted = [budget.local for budget in self.budgets]
+            chosen = top_k_per_camera(torch.stack(self._speculated), wanted).any(0)
+            self.local_set = self.local_set | chosen
+            kept = kept | self.local_set
+            if not last:
+                wide = [k * static.interim_factor for k in wanted]
+                kept = kept | top_k_per_camera(self._speculated[-1], wide)
+            self._speculated.clear()
+        self._drop(state, torch.nonzero(self._of_patches(kept)).squeeze(1))
         if last:
-            self._kept_static = self.alive.sum(1).tolist()
+            self._kept_static = self.patches
 
-    def _drop_dead(self, state: Tokens) -> None:
-        """Mark the rows of ``state`` that stay: everything but the dead patches."""
+    def _drop(self, state: Tokens, chosen: torch.Tensor) -> None:
+        """Of the patches stay the ``chosen`` ones (indices, ascending), of the rest everything."""
         others = self.layout.length - self.layout.visual_tokens
-        rows = len(state.positions)
+        rows, before = len(state.positions), len(self.patches)
+        self.patches = self.patches.index_select(0, chosen)
+        self._scores = self._scores.index_select(0, chosen)
+        self._member = self._member.index_select(0, chosen)
         # BOS is row 0, then come the patches, then the rest.
-        patches = state.positions[1 : 1 + rows - others]
-        alive = self.alive.flatten().index_select(0, patches - self.layout.visual.start)
-        chosen = torch.nonzero(alive).squeeze(1)
-        self._patches = patches.index_select(0, chosen)
-        rest = torch.arange(1 + rows - others, rows, device=chosen.device)
-        self._pending = torch.cat([chosen.new_zeros(1), chosen + 1, rest])
+        first, rest = self._order[:1], self._order[1 + rows - others : rows]
+        self._pending = _Drop(before, chosen, torch.cat([first, chosen + 1, rest]))
 
     # Scores --------------------------------------------------------------------------------
 
+    def _rows(self, span: range, attention: Attention) -> slice:
+        """Where rows behind the patches are among those of this layer: none of them ever goes."""
+        gone = self.layout.length - len(attention.positions)
+        return slice(span.start - gone, span.stop - gone)
+
     def _text_scores(self, attention: Attention) -> torch.Tensor:
         """Eq. 1 between the instruction and the patches, either direction: [n_cam, N]."""
-        patches = self._patches
+        text = self._rows(self.layout.instruction, attention)
+        patches = slice(1, 1 + len(self.patches))
         if self.config.static.direction == "text_to_vision":
-            weights = attention.weights(self._instruction, patches).mean((0, 1))
+            weights = attention.weights(text, patches).mean((0, 1))
         else:
-            weights = attention.weights(patches, self._instruction).mean((0, 2))
-        return self._scatter(weights, patches)
+            weights = attention.weights(patches, text).mean((0, 2))
+        return self._scatter(weights)
 
     def _readout_rows(self, layer: int, attention: Attention) -> torch.Tensor:
         """What the rows that the action head reads see, mean over heads, [Q, n alive].
 
         Recomputed only for another layer, or after a drop.
         """
-        patches = self._patches
-        if self._seen is None or self._seen[0] != layer or self._seen[1] is not patches:
-            self._seen = layer, patches, attention.weights(self._readout, patches).mean(0)
+        if self._seen is None or self._seen[0] != layer or self._seen[1] is not self.patches:
+            rows, drop = self._rows(self.layout.readout, attention), self._pending
+            before = len(self.patches) if drop is None else drop.before
+            seen = attention.weights(rows, slice(1, 1 + before)).mean(0)
+            if drop is not None:  # this layer had them all
+                seen = seen.index_select(1, drop.chosen)
+            self._seen = layer, self.patches, seen
         return self._seen[2]
 
-    def _scatter(self, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Values of patches -> [n_cam, N], -inf elsewhere."""
-        full = torch.full(
-            (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
-        )
-        full.index_copy_(0, positions - self.layout.visual.start, values)
-        return full.reshape(self.shape)
+    def _scatter(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the patches alive -> [n_cam, N], -inf elsewhere."""
+        if len(values) < self.layout.visual_tokens:
+            full = torch.full(
+                (self.layout.visual_tokens,), -torch.inf, dtype=values.dtype, device=values.device
+            )
+            values = full.index_copy_(0, self.patches - self.layout.visual.start, values)
+        return values.reshape(self.shape)
+
+    def _of_patches(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [n_cam, N] -> of the patches alive."""
+        flat = values.flatten()
+        if len(self.patches) == len(flat):
+            return flat
+        return flat.index_select(0, self.patches - self.layout.visual.start)
 
     def _remember(self, layer: int, attention: Attention) -> None:
         """Scores for the next query's V_global; patches not alive keep a decayed old score."""
         static = self.config.static
         if static.global_rows == "readout":
-            scores = self._scatter(self._readout_rows(layer, attention).mean(0), self._patches)
+            scores = self._scatter(self._readout_rows(layer, attention).mean(0))
         else:
             scores = self._text_scores(attention)
         if self.history is not None and static.carry > 0:
             previous = self.history.scores[self.schedule.global_.index(layer)]
-            scores = torch.where(torch.isfinite(scores), scores, static.carry * previous)
+            scores = torch.where(scores > -torch.inf, scores, static.carry * previous)
         self._global_scores[layer] = scores
 
     def _update_scores(self, layer: int, attention: Attention) -> None:
-        dynamic, patches = self.config.dynamic, self._patches
-        if not len(patches):
+        dynamic = self.config.dynamic
+        if not len(self.patches):
             return  # nothing to score, and no confidence to keep for the episode
         rows = self._readout_rows(layer, attention)
         confidence = self._confidence.get(layer)
@@ -214,39 +246,28 @@ class SpecPruneSession(PruneSession):
             confidence = CONFIDENCE[dynamic.confidence](rows)
             if dynamic.confidence_per == "episode":
                 self._confidence[layer] = confidence
-        flat, index = self._scores.flatten(), patches - self.layout.visual.start
-        scores = updated_scores(flat.index_select(0, index), rows, confidence, dynamic)
-        self._scores = flat.index_copy(0, index, scores).reshape(self.shape)
+        self._scores = updated_scores(self._scores, rows, confidence, dynamic)
 
     def _prune_dynamic(self, state: Tokens) -> None:
-        visual = len(self._patches)
+        visual = len(self.patches)
         others = self.layout.length - self.layout.visual_tokens
         keep = kept_count(visual, visual + others, self.config.dynamic)
         if keep < visual:
-            index = self._patches - self.layout.visual.start
-            scores, member = (
-                x.flatten().index_select(0, index) for x in (self._scores, self.global_set)
-            )
-            alive = torch.zeros(self.alive.numel(), dtype=torch.bool, device=index.device)
-            alive.index_copy_(0, index, highest_scored(scores, member, keep))
-            self.alive = alive.reshape(self.shape)
-            self._drop_dead(state)
+            self._drop(state, highest_scored(self._scores, self._member, keep))
         elif visual <= self.config.dynamic.floor:
             self._dynamic_on = False  # the floor binds: scoring on would be for nothing
-        self._kept_dynamic.append(self.alive.sum(1).tolist())
+        self._kept_dynamic.append(self.patches)
 
     def finish(self) -> SessionResult:
         n = self.layout.patches_per_camera
-        sizes = [s.sum(1).tolist() for s in (self.global_set, self.dynamic_set, self.local_set)]
-        kept_static = self._kept_static or [n] * self.shape[0]
+        sizes = torch.stack([self.global_set, self.dynamic_set, self.local_set]).sum(2).T.tolist()
+        # Patches ascend, camera by camera: how many lie before the first one of each.
+        edges = self._order[:: n][: self.shape[0] + 1] + self.layout.visual.start
+        stages = [self._kept_static, *self._kept_dynamic]
+        counts = torch.stack([torch.searchsorted(patches, edges) for patches in stages])
+        static, *dynamic = counts.diff().tolist()
         cameras = tuple(
-            CameraTokens(
-                name,
-                n,
-                *(size[c] for size in sizes),
-                kept_static[c],
-                tuple(stage[c] for stage in self._kept_dynamic),
-            )
+            CameraTokens(name, n, *sizes[c], static[c], tuple(stage[c] for stage in dynamic))
             for c, name in enumerate(self.layout.cameras)
         )
         layers = self.schedule.global_
@@ -256,12 +277,11 @@ class SpecPruneSession(PruneSession):
             self.context.mode,
             self._confidence,
         )
-        done = len(self._kept_dynamic)
         return SessionResult(
             cameras,
             history,
             dense_refresh=self.dense,
-            dynamic_layers=self.schedule.prune[:done],
+            dynamic_layers=self.schedule.prune[: len(dynamic)],
         )
 
 
@@ -293,7 +313,3 @@ def global_shares(
     budgets = [config.budgets.of(name, mode) for name in context.layout.cameras]
     shares = [split_evenly(budget.global_, len(history.layers)) for budget in budgets]
     return [list(layer) for layer in zip(*shares)]
-
-
-def _positions(span: range, device: torch.device) -> torch.Tensor:
-    return torch.arange(span.start, span.stop, device=device)

@@ -147,11 +147,21 @@ class ScriptedAttention:
     def __init__(self, logits: torch.Tensor, positions: torch.Tensor) -> None:
         self.logits, self.positions, self.key_positions = logits, positions, positions
 
-    def weights(self, queries: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
-        rows = torch.softmax(self.logits[:, queries][:, :, self.key_positions], dim=-1)
-        if keys is None:
-            return rows
-        return rows[:, :, torch.searchsorted(self.key_positions, keys)]
+    def weights(self, rows, keys=None) -> torch.Tensor:
+        logits = self.logits[:, absolute(rows, self.positions)][:, :, self.key_positions]
+        return columns(torch.softmax(logits, dim=-1), keys, self.key_positions)
+
+
+def absolute(places: torch.Tensor | slice, positions: torch.Tensor) -> torch.Tensor:
+    """Positions of what a session names by position or by slice."""
+    return positions[places] if isinstance(places, slice) else places
+
+
+def columns(weights: torch.Tensor, keys, positions: torch.Tensor) -> torch.Tensor:
+    """Those of the keys asked for, by position or by slice; all for None."""
+    if keys is None:
+        return weights
+    return weights[:, :, torch.searchsorted(positions, absolute(keys, positions))]
 
 
 def script(of: TokenLayout, depth: int, seed: int, coarse: bool = False) -> list[torch.Tensor]:

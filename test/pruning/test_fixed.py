@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from specprune_harness import (
     ScriptedAttention,
     ScriptedTokens,
+    absolute,
+    columns,
     context,
     frames,
     layout,
@@ -46,12 +48,10 @@ class PaddedAttention(ScriptedAttention):
         self.real = positions < length
         self.query = self.key = logits
 
-    def weights(self, queries, keys=None):
-        logits = self.logits[:, queries][:, :, self.key_positions]
-        rows = torch.softmax(logits.masked_fill(~self.real, -torch.inf), dim=-1)
-        if keys is None:
-            return rows
-        return rows[:, :, torch.searchsorted(self.key_positions, keys)]
+    def weights(self, rows, keys=None):
+        logits = self.logits[:, absolute(rows, self.positions)][:, :, self.key_positions]
+        weights = torch.softmax(logits.masked_fill(~self.real, -torch.inf), dim=-1)
+        return columns(weights, keys, self.key_positions)
 
 
 def inputs_of(config, known, shape: FixedShape, history: QueryHistory | None) -> FixedInputs:

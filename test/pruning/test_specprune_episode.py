@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from specprune_harness import absolute
 
 from specprune_ros.errors import InferenceError, ObservationError
 from specprune_ros.policy import Observation, Policy, load_policy
@@ -456,7 +457,7 @@ def test_scores_come_from_the_words_of_the_instruction(policy, instruction):
                 positions, key_positions = attention.positions, attention.key_positions
 
                 def weights(self, rows, keys=None):
-                    asked.append((layer, rows.tolist()))
+                    asked.append((layer, absolute(rows, attention.positions).tolist()))
                     return attention.weights(rows, keys)
 
             self.session.after_layer(layer, state, Probe())

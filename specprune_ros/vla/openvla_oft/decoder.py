@@ -24,6 +24,8 @@ from specprune_ros.vla.openvla_oft.int8 import Int8Layer
 from specprune_ros.vla.openvla_oft.layers import FusedLayer, LayerMath, PlainLayer
 from specprune_ros.vla.openvla_oft.weights import Source
 
+#: Absolute positions int64 [n], or a slice of what is alive.
+Places = torch.Tensor | slice
 _PROBE_ROWS = 64  # rows of attention computed at once; the read-out rows of LIBERO are 56
 
 
@@ -74,39 +76,40 @@ class AttentionProbe:
     key_positions: torch.Tensor
     real: torch.Tensor | None = None
 
-    def weights(
-        self, query_positions: torch.Tensor, keys: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def weights(self, rows: Places, keys: Places | None = None) -> torch.Tensor:
         """float32 [H, Q, m]: post-softmax attention of these rows over all alive keys.
 
-        keys [K]: give only the columns of these absolute positions, [H, Q, K]. The softmax runs
-        over all keys either way, for a block of rows at a time.
+        rows, keys: absolute positions, ascending, or a slice of the rows (keys) alive. keys: give
+        only these columns, [H, Q, K]. The softmax runs over all keys either way, for a block of
+        rows at a time.
         """
-        query = _pick(self.query[0], 1, self.positions, query_positions).float()  # [H, Q, d]
+        query = _pick(self.query[0], 1, self.positions, rows).float()  # [H, Q, d]
         key = self.key[0].float()  # [H_kv, m, d]
         if len(key) != len(query):
             key = key.repeat_interleave(len(query) // len(key), dim=0)
         query, key = query * self.scaling, key.transpose(1, 2)
-        blocks = []
-        for block in query.split(_PROBE_ROWS, dim=1):
-            logits = block @ key
-            if self.real is not None:
-                logits = logits.masked_fill(~self.real, -torch.inf)
-            weights = torch.softmax(logits, dim=-1)
-            blocks.append(
-                weights if keys is None else _pick(weights, 2, self.key_positions, keys)
-            )
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        if query.shape[1] <= _PROBE_ROWS:
+            return self._block(query, key, keys)
+        blocks = [self._block(block, key, keys) for block in query.split(_PROBE_ROWS, dim=1)]
+        return torch.cat(blocks, dim=1)
+
+    def _block(
+        self, query: torch.Tensor, key: torch.Tensor, keys: Places | None
+    ) -> torch.Tensor:
+        logits = query @ key
+        if self.real is not None:
+            logits = logits.masked_fill(~self.real, -torch.inf)
+        weights = torch.softmax(logits, dim=-1)
+        return weights if keys is None else _pick(weights, 2, self.key_positions, keys)
 
 
-def _pick(
-    values: torch.Tensor, dim: int, positions: torch.Tensor, wanted: torch.Tensor
-) -> torch.Tensor:
-    """Entries along a dimension by absolute position; both lists ascend.
+def _pick(values: torch.Tensor, dim: int, positions: torch.Tensor, wanted: Places) -> torch.Tensor:
+    """Entries along a dimension by absolute position (both lists ascend), or by slice.
 
-    Text and read-out rows, and the patches alive, lie side by side: then it is a view. Only the CPU
-    can tell without waiting for a device.
+    Positions that lie side by side give a view. Only the CPU can tell without waiting for a device.
     """
+    if isinstance(wanted, slice):
+        return values.narrow(dim, wanted.start, wanted.stop - wanted.start)
     if wanted.device.type == "cpu" and len(wanted):
         first, last = positions.numpy().searchsorted(wanted.numpy()[[0, -1]])
         if last - first == len(wanted) - 1:
