@@ -14,7 +14,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # constants of SSIM for 8-bit p
 
 
 class PatchSums(NamedTuple):
-    """Sums over the pixels of a patch, float64 [n_cam, N, 3]: two frames a, b, and products."""
+    """Sums over the pixels of a patch, float64 [..., n_cam, N, 3]: frames a, b, and products."""
 
     pixels: int
     a: torch.Tensor
@@ -25,12 +25,12 @@ class PatchSums(NamedTuple):
 
 
 def patch_sums(values: torch.Tensor, grid: int) -> torch.Tensor:
-    """float32 [n_cam, H, W, 3] of whole numbers -> float64 [n_cam, grid*grid, 3], row-major."""
-    cameras, height, width, channels = values.shape
+    """float32 [..., H, W, 3] of whole numbers -> float64 [..., grid*grid, 3], row-major."""
+    *leading, height, width, channels = values.shape
     rows, columns = height // grid, width // grid
-    bands = values.reshape(cameras, grid, rows, width * channels).sum(2)
-    sums = bands.reshape(cameras, grid, grid, columns, channels).sum(3)
-    return sums.reshape(cameras, grid * grid, channels).double()
+    bands = values.reshape(*leading, grid, rows, width * channels).sum(-2)
+    sums = bands.reshape(*leading, grid, grid, columns, channels).sum(-2)
+    return sums.reshape(*leading, grid * grid, channels).double()
 
 
 def cosine_similarity(sums: PatchSums) -> torch.Tensor:
@@ -72,16 +72,9 @@ def patch_similarity(
     current and references: uint8 [n_cam, H, W, 3], H and W multiples of ``grid``; result float64
     [n_cam, N] on the device of ``current``.
     """
-    a = current.float()
-    pixels = (current.shape[1] // grid) * (current.shape[2] // grid)
-    sum_a, sum_aa = patch_sums(a, grid), patch_sums(a * a, grid)
-    lowest = None
-    for reference in references:
-        b = reference.float()
-        sums = PatchSums(
-            pixels, sum_a, patch_sums(b, grid), sum_aa, patch_sums(b * b, grid),
-            patch_sums(a * b, grid),
-        )
-        each = MEASURES[measure](sums)
-        lowest = each if lowest is None else torch.minimum(lowest, each)
-    return lowest
+    a, b = current.float(), torch.stack(references).float()
+    sums = PatchSums(
+        (current.shape[1] // grid) * (current.shape[2] // grid),
+        *(patch_sums(values, grid) for values in (a, b, a * a, b * b, a * b)),
+    )
+    return MEASURES[measure](sums).amin(0)
