@@ -51,7 +51,8 @@ def _waterfall(document: Mapping[str, Any], path: Path) -> Path:
         if before is not None:
             axis.barh(place, before - median, 0.6, left=median, fill=False, hatch="//",
                       edgecolor=COLOURS[1], linewidth=0.0)
-            label += f", {before / median:.2f}x"
+            gain = document["ratios"].get(f"query {steps[place - 1][0]}/{name}")
+            label += f", {gain:.2f}x" if gain else ""  # withheld
         right = max(median + times["iqr"] / 2, before or 0)
         axis.annotate(label, (right, place), (6, 0),
                       textcoords="offset points", va="center", fontsize=9)
