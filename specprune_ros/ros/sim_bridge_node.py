@@ -17,6 +17,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.logging import get_logger
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from specprune_ros.msg import SimStatus
 
@@ -29,6 +30,7 @@ from .sim_link import PolicyLink
 from .sim_outputs import WorldOutputs
 from .sim_parameters import declare_parameters
 from .sim_requests import EpisodeQueue
+from .spinning import stop_signals
 
 SimulatorFactory = Callable[..., Simulator]
 
@@ -55,11 +57,13 @@ class SimBridgeNode(Node):
     """Runs episodes of a simulator and plays received chunks.
 
     make: ``make(suite, render_size=, view=)`` returns a Simulator; by default
-    :func:`specprune_ros.sim.make_simulator`. The constructor, :meth:`run` and :meth:`close` must be
-    called in one thread.
+    :func:`specprune_ros.sim.make_simulator`. stopping: whether :meth:`run` shall end, by an
+    ExternalShutdownException. The constructor, :meth:`run` and :meth:`close` must be called in one
+    thread.
     """
 
-    def __init__(self, make: SimulatorFactory | None = None, **options: object) -> None:
+    def __init__(self, make: SimulatorFactory | None = None,
+                 stopping: Callable[[], bool] = lambda: False, **options: object) -> None:
         super().__init__("sim_bridge_node", **options)
         self.parameters = p = declare_parameters(self)
         if make is None:
@@ -74,7 +78,7 @@ class SimBridgeNode(Node):
         self._outputs = WorldOutputs(self, p)
         self._link = PolicyLink(self, ChunkContract(
             period, self.simulator.base_frame, p.replan_steps if self._lockstep else 1),
-            p.chunk_timeout)
+            p.chunk_timeout, stopping)
         self._queue = EpisodeQueue(self, p, len(self.simulator.tasks))
         self._published: dict[int, float] = {}  # when (time.monotonic) the picture of a stamp was
         self._totals = SimStatus(suite=p.suite,
@@ -205,19 +209,17 @@ class SimBridgeNode(Node):
 
 def main(args: list[str] | None = None, make: SimulatorFactory | None = None) -> int:
     """Entry point: 0 after the last episode, SIGINT or SIGTERM; 1 for an error that it logs."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
-        node = SimBridgeNode(make)
-        node.run()
+        with stop_signals() as stopping:
+            node = SimBridgeNode(make, stopping.is_set)
+            node.run()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (SpecpruneError, ParameterException) as error:
         get_logger("sim_bridge_node").fatal(str(error))
         return 1
-    except Exception:
-        if rclpy.ok():
-            raise  # otherwise: a signal shut ROS down in the middle of a publication
     finally:
         if node is not None:
             node.close()

@@ -33,11 +33,14 @@ class PolicyLink:
     rejected: chunks that could not be played, with the reason logged.
     """
 
-    def __init__(self, node: Node, contract: ChunkContract, chunk_timeout: float) -> None:
+    def __init__(self, node: Node, contract: ChunkContract, chunk_timeout: float,
+                 stopping: Callable[[], bool]) -> None:
+        """stopping: whether the waits shall end; looked at ten times a second."""
         self._node = node
         self._log = node.get_logger()
         self._contract = contract
         self._timeout = chunk_timeout
+        self._stopping = stopping
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._instruction = ""
@@ -64,12 +67,11 @@ class PolicyLink:
     def spin_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Serve callbacks until ``condition()`` holds; False after ``timeout`` wall seconds.
 
-        Raises ExternalShutdownException when the context was shut down.
+        Raises ExternalShutdownException when it is time to stop, or the context was shut down.
         """
         deadline = time.monotonic() + timeout
         while not condition():
-            if not self._node.context.ok():
-                raise ExternalShutdownException
+            self._check_up()
             remaining = deadline - time.monotonic()
             if remaining <= 0.0:
                 return False
@@ -79,9 +81,12 @@ class PolicyLink:
     def serve(self, callbacks: int = 10) -> None:
         """Serve up to this many callbacks that are ready, without waiting."""
         for _ in range(callbacks):
-            if not self._node.context.ok():
-                raise ExternalShutdownException
+            self._check_up()
             self._executor.spin_once(timeout_sec=0.0)
+
+    def _check_up(self) -> None:
+        if self._stopping() or not self._node.context.ok():
+            raise ExternalShutdownException
 
     # ---- episodes ----------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Spinning until a signal comes, with the context still up, so that a node can say good-bye.
 
-ROS's own handler shuts the context down at once: a last message could not be published any more.
+ROS's own handler shuts the context down at once, in a thread of its own: a last message could not
+be published any more, and the end of a node would run beside it.
 Initialise with ``rclpy.init(signal_handler_options=SignalHandlerOptions.NO)``.
 """
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LONGEST_WAIT = 0.1  # s; a signal does not wake the executor
 def spin_until_signal(executor: Executor) -> None:
     """Spin until SIGINT or SIGTERM, or until the context is shut down; a second signal raises
     KeyboardInterrupt."""
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         try:
             while executor.context.ok() and not stopping.is_set():
                 executor.spin_once(timeout_sec=_LONGEST_WAIT)
@@ -27,7 +28,8 @@ def spin_until_signal(executor: Executor) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal raises KeyboardInterrupt."""
     stopping = threading.Event()
 
     def stop(_signum: int, _frame: object) -> None:
