@@ -192,7 +192,8 @@ def _at_most(size: np.ndarray, limit: float | np.ndarray, rule: str, parameter: 
     beyond = size > limit * (1 + _ROUNDING)
     if beyond.any():
         row, axis = np.argwhere(beyond)[0]
-        raise _Refused(rule, f"{AXES[axis]} of row {row} is {values[row, axis]:.4g}, beyond "
+        scale = f" ({size[row, axis]:.4g} where 0 to 1 counts as -1 to 1)" if axis == MOTION else ""
+        raise _Refused(rule, f"{AXES[axis]} of row {row} is {values[row, axis]:.4g}{scale}, beyond "
                        f"{parameter} {limit[row, axis]:.4g}")
 
 

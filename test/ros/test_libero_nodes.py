@@ -30,10 +30,13 @@ def test_a_suite_is_played_over_topics(ros, processes, libero_site, monkeypatch,
     node.create_subscription(String, "robot_description", descriptions.append, qos.latched())
     world = {"episodes": 2, "seed": 1}  # task 1 on a low table, then task 0 on a high one
     started = {}
-    for spec, parameters in launch_nodes({"suite": "libero_10", "checkpoint": "specprune-tiny"}):
+    specs = launch_nodes({"suite": "libero_10", "checkpoint": "specprune-tiny"})
+    for spec, parameters in sorted(specs, key=lambda pair: not pair[0].simulation):
         command = node_command(spec, find_params_file(None),
                                {**parameters, **(world if spec.simulation else {})})
-        started[spec.name] = processes.start(*command[1:])
+        started[spec.name] = process = processes.start(*command[1:])
+        if spec.simulation:  # which waits for the policy; a listener found late would miss it all
+            assert ros.spin_until(lambda: descriptions), process.log.read_text()
     bridge = started["sim_bridge_node"]
     assert ros.spin_until(lambda: bridge.poll() is not None, 200), bridge.log.read_text()
     log = bridge.log.read_text()

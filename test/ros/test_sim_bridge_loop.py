@@ -28,7 +28,7 @@ def run(ros, processes):
     node.create_subscription(SimStatus, "sim_status", statuses.append, 100)
     world = {"episodes": 1, "seed": 4}
     started = {}
-    for spec, parameters in launch_nodes({"checkpoint": "specprune-tiny"}):
+    for spec, parameters in launch_nodes({}):  # an untrained policy is latched after a while
         command = node_command(spec, find_params_file(None),
                                {**parameters, **(world if spec.simulation else {})})
         started[spec.name] = processes.start(*command[1:])
