@@ -9,6 +9,7 @@ import numpy as np
 
 from specprune_ros.analysis.overhead_probe import TimedPruner
 from specprune_ros.bench.measure import PROBE, ArmTimes
+from specprune_ros.bench.summary import ratio
 from specprune_ros.policy import Policy
 from specprune_ros.pruning.given import GivenRows
 from specprune_ros.pruning.presets import preset
@@ -76,14 +77,12 @@ class Replay:
 
     def shares(self, times: Mapping[str, ArmTimes], depth: int) -> dict[str, Any]:
         """selection_of_query: what arm d takes longer, over its time."""
-        def median(name: str) -> float:
-            return float(np.median(times[name].cuda or times[name].query_cpu))
-
-        told = median(PROBE)
+        told = times[PROBE]
         return {
             "selection_of_layer": None,
-            "selection_of_query": 1 - told / median("d"),
-            "selection_ms": {"query with its rows told": told},
+            "selection_of_query": 1 - 1 / ratio(times["d"], told, whole=True),
+            "selection_ms": {
+                "query with its rows told": float(np.median(told.cuda or told.query_cpu))},
             "selection_layers": None,
         }
 

@@ -56,7 +56,7 @@ def ratios(times: Mapping[str, ArmTimes], reason: str | None = None) -> dict[str
     found: dict[str, float | None] = {}
     for slow, fast in _PAIRS:
         if slow in times and fast in times:
-            part, whole = (_ratio(times[slow], times[fast], w) for w in (False, True))
+            part, whole = (ratio(times[slow], times[fast], w) for w in (False, True))
             hidden = reason is not None and (slow, fast) == ("b", "d")
             found[f"{slow}/{fast}"] = None if hidden else part
             found[f"query {slow}/{fast}"] = None if hidden else whole
@@ -68,7 +68,8 @@ def ratios(times: Mapping[str, ArmTimes], reason: str | None = None) -> dict[str
     return found
 
 
-def _ratio(slow: ArmTimes, fast: ArmTimes, whole: bool) -> float:
+def ratio(slow: ArmTimes, fast: ArmTimes, whole: bool) -> float:
+    """Median over the rounds. whole: of the query, not of the decoder; on CUDA it always is."""
     def rounds(times: ArmTimes) -> np.ndarray:
         return np.asarray(times.cuda or (times.query_cpu if whole else times.cpu))
 

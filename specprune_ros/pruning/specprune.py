@@ -42,10 +42,9 @@ class QueryHistory:
 
 @dataclass(frozen=True)
 class _Drop:
-    """What goes after a layer. before: patches that it had. chosen: those that stay, as indices
-    into them. rows: all that stays, as indices into the rows of the layer."""
+    """What stays after a layer. chosen: of its patches, as indices into them. rows: of all its
+    rows, as indices into those."""
 
-    before: int
     chosen: torch.Tensor
     rows: torch.Tensor
 
@@ -74,6 +73,7 @@ class SpecPruneSession(PruneSession):
         self.schedule = config.schedule(context.depth)
         layout, device = context.layout, context.device
         self.shape = (len(layout.cameras), layout.patches_per_camera)
+        self._others = layout.length - layout.visual_tokens  # rows that are no patches
         self.budgets = [config.budgets.of(name, context.mode) for name in layout.cameras]
         self.history = usable_history(context, self.schedule)
         self.dense = is_dense_query(config, context, self.history)
@@ -168,14 +168,13 @@ class SpecPruneSession(PruneSession):
 
     def _drop(self, state: Tokens, chosen: torch.Tensor) -> None:
         """Of the patches stay the ``chosen`` ones (indices, ascending), of the rest everything."""
-        others = self.layout.length - self.layout.visual_tokens
-        rows, before = len(state.positions), len(self.patches)
+        rows = len(state.positions)
         self.patches = self.patches.index_select(0, chosen)
         self._scores = self._scores.index_select(0, chosen)
         self._member = self._member.index_select(0, chosen)
         # BOS is row 0, then come the patches, then the rest.
-        first, rest = self._order[:1], self._order[1 + rows - others : rows]
-        self._pending = _Drop(before, chosen, torch.cat([first, chosen + 1, rest]))
+        first, rest = self._order[:1], self._order[1 + rows - self._others : rows]
+        self._pending = _Drop(chosen, torch.cat([first, chosen + 1, rest]))
 
     # Scores --------------------------------------------------------------------------------
 
@@ -184,10 +183,14 @@ class SpecPruneSession(PruneSession):
         gone = self.layout.length - len(attention.positions)
         return slice(span.start - gone, span.stop - gone)
 
+    def _columns(self, attention: Attention) -> slice:
+        """Where the patches of a layer are among its rows: behind BOS."""
+        return slice(1, 1 + len(attention.positions) - self._others)
+
     def _text_scores(self, attention: Attention) -> torch.Tensor:
         """Eq. 1 between the instruction and the patches, either direction: [n_cam, N]."""
         text = self._rows(self.layout.instruction, attention)
-        patches = slice(1, 1 + len(self.patches))
+        patches = self._columns(attention)
         if self.config.static.direction == "text_to_vision":
             weights = attention.weights(text, patches).mean((0, 1))
         else:
@@ -200,11 +203,10 @@ class SpecPruneSession(PruneSession):
         Recomputed only for another layer, or after a drop.
         """
         if self._seen is None or self._seen[0] != layer or self._seen[1] is not self.patches:
-            rows, drop = self._rows(self.layout.readout, attention), self._pending
-            before = len(self.patches) if drop is None else drop.before
-            seen = attention.weights(rows, slice(1, 1 + before)).mean(0)
-            if drop is not None:  # this layer had them all
-                seen = seen.index_select(1, drop.chosen)
+            rows = self._rows(self.layout.readout, attention)
+            seen = attention.weights(rows, self._columns(attention)).mean(0)
+            if self._pending is not None:  # some of this layer's go after it
+                seen = seen.index_select(1, self._pending.chosen)
             self._seen = layer, self.patches, seen
         return self._seen[2]
 
@@ -250,8 +252,7 @@ class SpecPruneSession(PruneSession):
 
     def _prune_dynamic(self, state: Tokens) -> None:
         visual = len(self.patches)
-        others = self.layout.length - self.layout.visual_tokens
-        keep = kept_count(visual, visual + others, self.config.dynamic)
+        keep = kept_count(visual, visual + self._others, self.config.dynamic)
         if keep < visual:
             self._drop(state, highest_scored(self._scores, self._member, keep))
         elif visual <= self.config.dynamic.floor:

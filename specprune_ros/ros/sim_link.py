@@ -173,12 +173,11 @@ class PolicyLink:
                 break
             if interrupted:
                 self._log.info("vla_node has started another episode; the world goes on in it")
+                self._episode = self._status.episode
             else:
                 self._complain("chunk", f"no chunk for the observation at "
                                f"{self._earliest_ns / 1e9:.3f} s after {self._timeout:g} s"
                                f"{self._policy_state()}; publishing it again")
-            if interrupted:
-                self._episode = self._status.episode
             if (interrupted and not asked) or self._seen_ns > self._answered_ns:
                 self._seen_ns, asked = 0, True
                 self._episode = reset_number(self._call_reset() or "") or self._episode

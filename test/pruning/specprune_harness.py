@@ -130,6 +130,16 @@ def run(
     return Run(output, session.finish(), of)
 
 
+class PassingOn:
+    """Around a session: gives it everything; subclasses watch a part."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+
 # Scripted attention: no network, any scores ------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from methods_harness import bit_equal, context, decoder, embeddings, episode, layout, run
+from specprune_harness import PassingOn
 
 from specprune_ros.errors import ConfigurationError
 from specprune_ros.pruning.base import DensePruner
@@ -147,17 +148,15 @@ def test_interleaved_episodes_do_not_mix(name):
             assert got.counts == alone[index][number].counts
 
 
-class Failing:
+class Failing(PassingOn):
     """Raises at a layer, as a device out of memory would."""
 
-    def __init__(self, inner, layer):
-        self.inner, self.layer = inner, layer
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
+    def __init__(self, session, layer):
+        super().__init__(session)
+        self.layer = layer
 
     def after_layer(self, layer, state, attention):
-        self.inner.after_layer(layer, state, attention)
+        self.session.after_layer(layer, state, attention)
         if layer == self.layer:
             raise RuntimeError("out of memory")
 

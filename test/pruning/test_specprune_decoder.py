@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from specprune_harness import (
+    PassingOn,
     context,
     decoder,
     embeddings,
@@ -125,14 +126,12 @@ def test_positions_ascend_and_nothing_but_patches_is_dropped(of, name, seed, bud
         before = set(positions)
 
 
-class Watching:
-    """Passes everything on to a session; keeps the rows that entered each layer."""
+class Watching(PassingOn):
+    """Keeps the rows that entered each layer."""
 
     def __init__(self, session) -> None:
-        self.session, self.states, self.attention = session, {}, {}
-
-    def __getattr__(self, name):
-        return getattr(self.session, name)
+        super().__init__(session)
+        self.states, self.attention = {}, {}
 
     def before_layer(self, layer, state):
         self.states[layer] = self.session.before_layer(layer, state)
@@ -257,14 +256,12 @@ def test_attention_is_bidirectional():
     assert not torch.allclose(before, after, atol=1e-4)
 
 
-class Tampering:
+class Tampering(PassingOn):
     """Adds noise to pruned rows just before they are dropped, or swaps their contents."""
 
     def __init__(self, session, how: str) -> None:
-        self.session, self.how = session, how
-
-    def __getattr__(self, name):
-        return getattr(self.session, name)
+        super().__init__(session)
+        self.how = how
 
     def before_layer(self, layer, state):
         kept = set(self.session.before_layer(layer, state).positions.tolist())
@@ -434,13 +431,7 @@ def test_few_operations_score_and_select():
     computes; before they were counted there were 71 per layer."""
     of, counted = layout(2, 256, prompt=34, actions=56, instruction=(9, 29)), Operations()
 
-    class Counted:
-        def __init__(self, session):
-            self.session = session
-
-        def __getattr__(self, attribute):
-            return getattr(self.session, attribute)
-
+    class Counted(PassingOn):
         def after_layer(self, layer, state, attention):
             with counted:
                 self.session.after_layer(layer, state, attention)
@@ -457,13 +448,7 @@ def test_attention_is_looked_at_in_scheduled_layers_only(name):
     """Invariant 18: no other layer is probed."""
     of, probed = layout(), set()
 
-    class Spy:
-        def __init__(self, session):
-            self.session = session
-
-        def __getattr__(self, attribute):
-            return getattr(self.session, attribute)
-
+    class Spy(PassingOn):
         def after_layer(self, layer, state, attention):
             class Probe:
                 positions, key_positions = attention.positions, attention.key_positions

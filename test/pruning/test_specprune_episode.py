@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from specprune_harness import absolute
+from specprune_harness import PassingOn, absolute
 
 from specprune_ros.errors import InferenceError, ObservationError
 from specprune_ros.policy import Observation, Policy, load_policy
@@ -445,13 +445,7 @@ def test_scores_come_from_the_words_of_the_instruction(policy, instruction):
     assert text.strip() == instruction
     asked = []
 
-    class Session:
-        def __init__(self, session):
-            self.session = session
-
-        def __getattr__(self, name):
-            return getattr(self.session, name)
-
+    class Session(PassingOn):
         def after_layer(self, layer, state, attention):
             class Probe:
                 positions, key_positions = attention.positions, attention.key_positions
